@@ -1,0 +1,266 @@
+"""What the algorithms share: one configuration, one recipe around their losses, one registry.
+
+An algorithm says what its networks are and what its loss is. Everything else is the recipe, the same for all, so that
+a comparison compares ideas: shifted images, the auxiliary loss on image features, AdamW with warm-up and a cosine to
+zero, a running mean of the policy's weights, which is what is exported.
+"""
+
+from __future__ import annotations
+
+import copy
+import importlib
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from rl_ros import schema
+from rl_ros.contract import Contract
+from rl_ros.episodes.memory import Batch, ReplayMemory
+from rl_ros.errors import UserError
+from rl_ros.networks.layers import DESIRED_GOAL, Normalisation, Standardise, move_towards, shift_images
+from rl_ros.networks.policies import Policy
+
+ALGORITHMS: dict[str, str] = {
+    "bc": "rl_ros.algorithms.bc:BehaviourCloning",
+    "iql": "rl_ros.algorithms.iql:ImplicitQLearning",
+}
+"""Every algorithm, by the name that `rl_ros train` takes: module and class."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """Settings that every algorithm has."""
+
+    learning_rate: float = 1e-3
+    """Of AdamW, after the warm-up."""
+    weight_decay: float = 1e-2
+    batch_size: int = 128
+    """Transitions an update."""
+    warm_up: float = 0.03
+    """Share of training over which the learning rate rises to its value; it then falls to 0 along a cosine."""
+    gradient_norm: float = 10.0
+    """Longer gradients are shortened to this."""
+    average_rate: float = 0.005
+    """Share of the way that the exported policy moves to the trained one at each update."""
+    hidden_size: int = 256
+    """Width of the hidden layers."""
+    image_features: int = 128
+    """Numbers that an image becomes."""
+    image_shift: int = 1
+    """Pixels by which training moves images, at most."""
+    auxiliary_weight: float = 1.0
+    """Of the loss that asks image features for the contract's auxiliary values; 0 turns it off."""
+    action_std: float = 0.2
+    """Standard deviation of the policy's continuous actions, where half of their range is 1."""
+
+
+@dataclass(frozen=True)
+class Transitions:
+    """A batch as tensors, actions scaled to -1..1; otherwise as in `rl_ros.episodes.memory.Batch`."""
+
+    observation: dict[str, Tensor]
+    next_observation: dict[str, Tensor]
+    auxiliary: dict[str, Tensor]
+    desired_goal: Tensor
+    action: Tensor
+    reward: Tensor
+    terminated: Tensor
+
+
+class Algorithm(ABC):
+    """Learns a policy from batches of transitions.
+
+    Args:
+        contract: what the data mean.
+        normalisation: of `dataset_statistics`.
+        config: an instance of the class's `Config`.
+        seed: of the initial weights and the image shifts.
+    """
+
+    name: ClassVar[str]
+    Config: ClassVar[type[Config]]
+
+    def __init__(self, contract: Contract, normalisation: Normalisation, config: Config, seed: int) -> None:
+        self.contract, self.normalisation, self.config = contract, normalisation, config
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.networks = nn.ModuleDict(self.build())
+        self.trained_policy: Policy = self.networks["policy"]  # type: ignore[assignment]
+        self.policy: Policy = copy.deepcopy(self.trained_policy).requires_grad_(False)
+        """The policy to export: the running mean of `networks["policy"]`."""
+        self.updates = 0
+        self._parameters = {n: p for n, p in self.networks.named_parameters() if p.requires_grad}
+        self._optimiser = torch.optim.AdamW(
+            self._parameters.values(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
+        )
+        self._generator = torch.Generator().manual_seed(seed)
+        self.schedule(0.0)
+
+    def build(self) -> dict[str, nn.Module]:
+        """The networks, by name: `policy`, and `auxiliary` where there is something for it to learn."""
+        policy = Policy(self.contract, self.normalisation, self.config.hidden_size, self.config.image_features)
+        networks: dict[str, nn.Module] = {"policy": policy}
+        if policy.encoder.image_size and self.contract.auxiliary and self.config.auxiliary_weight > 0:
+            self.auxiliary_scale = nn.ModuleDict(
+                {name: Standardise(self.normalisation[name]) for name in self.contract.auxiliary}
+            )
+            size = sum(math.prod(key.shape) for key in self.contract.auxiliary.values())
+            networks["auxiliary"] = nn.Linear(policy.encoder.image_size, size)
+        return networks
+
+    @abstractmethod
+    def loss(self, batch: Transitions, features: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """The scalar that an update descends, and the metrics to report; `features` are those of the observation."""
+
+    def after_update(self) -> None:
+        """What follows each update, such as moving target networks."""
+
+    def schedule(self, fraction: float) -> None:
+        """Set the learning rate for a point in training, from 0 (begin) to 1 (end)."""
+        warm = min(1.0, (fraction + 1e-4) / self.config.warm_up) if self.config.warm_up > 0 else 1.0
+        cosine = 0.5 * (1.0 + math.cos(math.pi * min(fraction, 1.0)))
+        for group in self._optimiser.param_groups:
+            group["lr"] = self.config.learning_rate * warm * cosine
+
+    def update(self, batch: Batch) -> dict[str, Tensor]:
+        """Learn from one batch; metrics are scalar tensors, to be read (`float`) only as often as they are logged."""
+        total, metrics = self._total_loss(self._transitions(batch, shift=self.config.image_shift))
+        self._optimiser.zero_grad(set_to_none=True)
+        total.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(self._parameters.values(), self.config.gradient_norm, foreach=True)
+        self._optimiser.step()
+        self.updates += 1
+        # The mean of all so far until there are enough of them for a running mean: no trace of the initial weights.
+        move_towards(self.policy, self.trained_policy, max(self.config.average_rate, 1.0 / self.updates))
+        self.after_update()
+        return metrics
+
+    @torch.no_grad()
+    def validate(self, batch: Batch) -> dict[str, Tensor]:
+        """The metrics of a batch without learning from it."""
+        return self._total_loss(self._transitions(batch, shift=0))[1]
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Every tensor that training continues from, by a unique name: networks, optimiser, counters, generator."""
+        state = {f"networks.{name}": tensor for name, tensor in self.networks.state_dict().items()}
+        state |= {f"average.{name}": tensor for name, tensor in self.policy.state_dict().items()}
+        for name, parameter in self._parameters.items():
+            for entry, value in self._optimiser.state.get(parameter, {}).items():
+                state[f"optimiser.{entry}.{name}"] = value
+        state["updates"] = torch.tensor(self.updates)
+        state["generator"] = self._generator.get_state()
+        return {name: tensor.detach().clone() for name, tensor in state.items()}
+
+    def load_state_dict(self, state: Mapping[str, Tensor | np.ndarray]) -> None:
+        """Continue where `state_dict` (or the arrays of `Bundle.state`) left off.
+
+        Raises:
+            UserError: the state is of another algorithm, contract or size.
+        """
+        tensors = {name: torch.as_tensor(value).clone() for name, value in state.items()}
+        optimiser: dict[Tensor, dict[str, Tensor]] = {}
+        try:
+            self.networks.load_state_dict(_below("networks.", tensors))
+            self.policy.load_state_dict(_below("average.", tensors))
+            for entry in ("step", "exp_avg", "exp_avg_sq"):
+                for name, value in _below(f"optimiser.{entry}.", tensors).items():
+                    optimiser.setdefault(self._parameters[name], {})[entry] = value
+            self._generator.set_state(tensors["generator"])
+            self.updates = int(tensors["updates"])
+        except (KeyError, RuntimeError) as error:
+            reason = " ".join(str(error).split())
+            raise UserError(f"these weights do not fit a {self.name} of this contract and size: {reason}") from error
+        self._optimiser.state.clear()
+        self._optimiser.state.update(optimiser)
+
+    def _transitions(self, batch: Batch, shift: int) -> Transitions:
+        layout = self.trained_policy.layout
+        return Transitions(
+            observation=self._tensors(batch.observation, shift),
+            next_observation=self._tensors(batch.next_observation, shift),
+            auxiliary=self._tensors(batch.auxiliary, 0),
+            desired_goal=torch.from_numpy(batch.desired_goal),
+            action=layout.scale(torch.from_numpy(batch.action)),
+            reward=torch.from_numpy(batch.reward),
+            terminated=torch.from_numpy(batch.terminated).float(),
+        )
+
+    def _tensors(self, arrays: Mapping[str, np.ndarray], shift: int) -> dict[str, Tensor]:
+        tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
+        for name in self.trained_policy.encoder.images:
+            if name in tensors:
+                tensors[name] = shift_images(tensors[name], shift, self._generator)
+        return tensors
+
+    def _total_loss(self, batch: Transitions) -> tuple[Tensor, dict[str, Tensor]]:
+        encoder = self.trained_policy.encoder
+        features = encoder(batch.observation, batch.desired_goal)
+        total, metrics = self.loss(batch, features)
+        if "auxiliary" in self.networks:
+            target = torch.cat([scale(batch.auxiliary[name]) for name, scale in self.auxiliary_scale.items()], dim=1)
+            error = auxiliary_loss(self.networks["auxiliary"](features[:, : encoder.image_size]), target)
+            total = total + self.config.auxiliary_weight * error
+            metrics["auxiliary_loss"] = error.detach()
+        return total, metrics
+
+
+def auxiliary_loss(prediction: Tensor, target: Tensor) -> Tensor:
+    """Mean squared error of standardised auxiliary values, (batch, n) each; a scalar."""
+    return nn.functional.mse_loss(prediction, target)
+
+
+def dataset_statistics(memory: ReplayMemory, contract: Contract) -> dict[str, dict[str, list[float]]]:
+    """Mean and standard deviation of every vector of a data set: observations, auxiliary values and the goal.
+
+    An entry that never varies gets the standard deviation 1.
+    """
+    images = {name for name, key in contract.observation.items() if len(key.shape) == 3 and key.dtype == "uint8"}
+    columns = {name: memory.observation[name] for name in contract.observation if name not in images}
+    columns |= {name: memory.auxiliary[name] for name in contract.auxiliary if name in memory.auxiliary}
+    columns[DESIRED_GOAL] = memory.desired_goal
+    statistics = {}
+    for name, column in columns.items():
+        values = column.reshape(len(column), -1).astype(np.float64)
+        std = values.std(axis=0)
+        statistics[name] = {"mean": values.mean(axis=0).tolist(), "std": np.where(std < 1e-6, 1.0, std).tolist()}
+    return statistics
+
+
+def make_algorithm(
+    name: str,
+    contract: Contract,
+    normalisation: Normalisation,
+    *,
+    seed: int = 0,
+    overrides: Mapping[str, Any] | None = None,
+) -> Algorithm:
+    """An algorithm with fresh weights.
+
+    Args:
+        normalisation: of `dataset_statistics`, or of the bundle that training continues from.
+        overrides: settings other than the defaults of its `Config`.
+
+    Raises:
+        UserError: there is no such algorithm or setting, or a setting is of the wrong type.
+    """
+    if name not in ALGORITHMS:
+        raise UserError(f"no algorithm is named '{name}'; there are: {', '.join(sorted(ALGORITHMS))}.")
+    module, _, attribute = ALGORITHMS[name].partition(":")
+    algorithm: type[Algorithm] = getattr(importlib.import_module(module), attribute)
+    config = schema.convert(algorithm.Config, dict(overrides or {}), f"{name} settings")
+    return algorithm(contract, normalisation, config, seed)
+
+
+def plain_config(config: Config) -> dict[str, Any]:
+    """A configuration as plain data, for a bundle."""
+    return asdict(config)
+
+
+def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}

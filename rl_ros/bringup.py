@@ -1,0 +1,226 @@
+"""Starts a resolved graph: as supervised processes here, or as launch actions for `ros2 launch`."""
+
+import ctypes
+import fcntl
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import IO, Any
+
+import yaml
+
+from rl_ros.errors import UserError
+from rl_ros.graph import ResolvedGraph, ResolvedNode, load_graph, resolve
+from rl_ros.resources import share_file
+
+STOP_SECONDS = 5.0
+"""s between SIGINT, SIGTERM and SIGKILL, as in ros2 launch."""
+_PR_SET_PDEATHSIG = 1
+
+
+def parameters_yaml(nodes: Sequence[ResolvedNode]) -> str:
+    """The parameters of some nodes as a ROS parameter file."""
+    data = {
+        f"/**/{node.name}": {
+            "ros__parameters": {k: list(v) if isinstance(v, tuple) else v for k, v in node.parameters.items()}
+        }
+        for node in nodes
+    }
+    return yaml.safe_dump(data, sort_keys=False)
+
+
+def ros_arguments(nodes: Sequence[ResolvedNode], parameter_file: Path) -> list[str]:
+    """What follows `--ros-args` for a process of these nodes."""
+    arguments = ["--params-file", str(parameter_file)]
+    for node in nodes:
+        for old, new in node.remaps.items():
+            arguments += ["-r", f"{node.name}:{old}:={new}"]
+    return arguments
+
+
+def environment() -> dict[str, str]:
+    """The environment of every process: this one's, and what Fast DDS and the numeric libraries need."""
+    defaults = {
+        "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST",
+        "FASTDDS_DEFAULT_PROFILES_FILE": str(share_file("config/fastdds.xml")),
+        "OMP_NUM_THREADS": "1",
+    }
+    return {**defaults, **os.environ, "PYTHONUNBUFFERED": "1"}
+
+
+def _in_child() -> None:
+    """Runs between fork and exec: an interrupt reaches the child, and it does not outlive its supervisor."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+class Supervisor:
+    """The processes of one graph, on one ROS domain.
+
+    Args:
+        graph: what to start.
+        output: receives each line that a process prints, with the process's name in front.
+
+    Raises:
+        UserError: another graph runs on this ROS domain, or rclpy is not installed.
+    """
+
+    def __init__(self, graph: ResolvedGraph, output: Callable[[str], None] = print) -> None:
+        self.graph, self.output = graph, output
+        self.processes: dict[str, subprocess.Popen[str]] = {}
+        self._readers: list[threading.Thread] = []
+        self._lock = _lock_domain()
+        self._directory = Path(tempfile.mkdtemp(prefix="rl_ros_"))
+
+    def __enter__(self) -> "Supervisor":
+        try:
+            for number, (name, nodes) in enumerate(self.graph.processes.items(), start=1):
+                self._start(number, name, nodes)
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.stop()
+
+    def wait(self, poll: Callable[[], None] = lambda: None, every: float = 0.1) -> int:
+        """Wait until the graph ends by itself; returns 0, or the status of the process that failed.
+
+        Args:
+            poll: called about `every` s while waiting.
+        """
+        while True:
+            poll()
+            for name, process in self.processes.items():
+                status = process.poll()
+                if status is None:
+                    continue
+                ends_well = status == 0 and any(node.stops_graph for node in self.graph.processes[name])
+                if not ends_well:
+                    self.output(f"[{name}] ended with status {status}, so the graph is stopped")
+                return status if status else (0 if ends_well else 1)
+            try:
+                next(iter(self.processes.values())).wait(every)
+            except subprocess.TimeoutExpired:
+                continue
+
+    def stop(self) -> None:
+        """End every process: SIGINT, then SIGTERM, then SIGKILL; clean up what Fast DDS leaves behind."""
+        for sent in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL):
+            alive = [process for process in self.processes.values() if process.poll() is None]
+            for process in alive:
+                os.killpg(process.pid, sent)
+            deadline = time.monotonic() + STOP_SECONDS
+            for process in alive:
+                try:
+                    process.wait(max(0.0, deadline - time.monotonic()))
+                except subprocess.TimeoutExpired:
+                    continue
+        for reader in self._readers:
+            reader.join()
+        if any(process.returncode == -signal.SIGKILL for process in self.processes.values()):
+            clean_shared_memory()
+        shutil.rmtree(self._directory, ignore_errors=True)
+        self._lock.close()
+
+    def _start(self, number: int, name: str, nodes: Sequence[ResolvedNode]) -> None:
+        parameter_file = self._directory / f"{name}.yaml"
+        parameter_file.write_text(parameters_yaml(nodes))
+        names = [node.name for node in nodes]
+        process = subprocess.Popen(
+            [sys.executable, "-m", "rl_ros.nodes", *names, "--ros-args", *ros_arguments(nodes, parameter_file)],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            env=environment(),
+            start_new_session=True,
+            preexec_fn=_in_child,
+        )
+        self.processes[name] = process
+        assert process.stdout is not None
+        reader = threading.Thread(target=self._read, args=(f"[{name}-{number}]", process.stdout), daemon=True)
+        reader.start()
+        self._readers.append(reader)
+
+    def _read(self, prefix: str, stream: IO[str]) -> None:
+        for line in stream:
+            self.output(f"{prefix} {line.rstrip()}")
+
+
+def _lock_domain() -> IO[str]:
+    domain = os.environ.get("ROS_DOMAIN_ID", "0")
+    path = Path(tempfile.gettempdir()) / f"rl_ros_domain_{domain}.lock"
+    lock = path.open("a+")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        lock.close()
+        raise UserError(
+            f"a graph of rl_ros already runs on ROS domain {domain}; stop it, or choose another domain with "
+            "ROS_DOMAIN_ID=1 in front of the command."
+        ) from error
+    return lock
+
+
+def clean_shared_memory() -> None:
+    """Remove the shared memory of Fast DDS processes that were killed."""
+    tool = shutil.which("fastdds", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]))
+    if tool:
+        subprocess.run([tool, "shm", "clean"], check=False, capture_output=True)
+
+
+def launch_description(graph_name: str) -> Any:
+    """The same graph for `ros2 launch`: one launch argument per graph argument, one action per process."""
+    from launch import LaunchDescription
+    from launch.actions import DeclareLaunchArgument, EmitEvent, OpaqueFunction, RegisterEventHandler
+    from launch.actions import SetEnvironmentVariable
+    from launch.event_handlers import OnProcessExit
+    from launch.events import Shutdown
+    from launch_ros.actions import Node
+
+    graph = load_graph(graph_name)
+
+    def start(context: Any) -> list[Any]:
+        given = {key: context.launch_configurations[key] for key in graph.arguments}
+        resolved = resolve(graph, given)
+        directory = Path(tempfile.mkdtemp(prefix="rl_ros_"))
+        actions: list[Any] = []
+        for name, nodes in resolved.processes.items():
+            parameter_file = directory / f"{name}.yaml"
+            parameter_file.write_text(parameters_yaml(nodes))
+            process = Node(
+                package="rl_ros",
+                executable="compose",
+                arguments=[node.name for node in nodes],
+                ros_arguments=ros_arguments(nodes, parameter_file),
+                output="screen",
+            )
+            ends = OnProcessExit(target_action=process, on_exit=[EmitEvent(event=Shutdown(reason=f"{name} ended"))])
+            actions += [RegisterEventHandler(ends), process]
+        return actions
+
+    return LaunchDescription(
+        [
+            SetEnvironmentVariable("FASTDDS_DEFAULT_PROFILES_FILE", str(share_file("config/fastdds.xml"))),
+            *(
+                DeclareLaunchArgument(
+                    key,
+                    default_value=argument.default,
+                    description=argument.description,
+                    choices=list(argument.choices) or None,
+                )
+                for key, argument in graph.arguments.items()
+            ),
+            OpaqueFunction(function=start),
+        ]
+    )

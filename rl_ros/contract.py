@@ -1,0 +1,311 @@
+"""What a task's data mean: topics, fields, shapes, units, rates and limits, in one file.
+
+The contract is read by the live nodes, by bag ingestion and by the trainer; it is embedded in every
+bag and every policy bundle. This is the ground floor: it imports nothing but the reader of YAML.
+"""
+
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import yaml
+
+from rl_ros import schema
+from rl_ros.errors import UserError
+from rl_ros.resources import share_directory
+
+FORMAT = 1
+
+Alignment = Literal["latest", "exact", "held"]
+
+
+@dataclass(frozen=True)
+class Field:
+    """What one field of a message type can hold: its trailing shape (None: any) and its units."""
+
+    shape: tuple[int, ...] | None
+    units: tuple[str, ...]
+
+
+FIELDS: dict[tuple[str, str], Field] = {
+    ("sensor_msgs/msg/Image", "data"): Field(None, ("",)),
+    ("sensor_msgs/msg/JointState", "position"): Field(None, ("rad", "m", "")),
+    ("sensor_msgs/msg/JointState", "velocity"): Field(None, ("rad/s", "m/s")),
+    ("sensor_msgs/msg/JointState", "effort"): Field(None, ("N*m", "N")),
+    ("geometry_msgs/msg/PoseStamped", "pose.position"): Field((3,), ("m",)),
+    ("geometry_msgs/msg/PoseStamped", "pose.orientation"): Field((4,), ("",)),
+    ("geometry_msgs/msg/TwistStamped", "twist.linear"): Field((3,), ("m/s",)),
+    ("geometry_msgs/msg/TwistStamped", "twist.angular"): Field((3,), ("rad/s",)),
+    ("geometry_msgs/msg/WrenchStamped", "wrench.force"): Field((3,), ("N",)),
+    ("geometry_msgs/msg/WrenchStamped", "wrench.torque"): Field((3,), ("N*m",)),
+}
+"""Every message field that a contract may name."""
+
+
+@dataclass(frozen=True)
+class Key:
+    """One entry of an observation: where it comes from and what it holds.
+
+    `names` picks entries of a JointState by name, never by order. `alignment` says which message a
+    tick takes: `latest` is the newest at or before the tick, no older than `max_age` seconds;
+    `exact` is the one of the tick's own stamp; `held` is the newest at or before, however old.
+    """
+
+    topic: str
+    type: str
+    field: str
+    shape: tuple[int, ...]
+    dtype: Literal["uint8", "float32", "float64"] = "float32"
+    unit: str = ""
+    names: tuple[str, ...] = ()
+    encoding: Literal["", "rgb8", "mono8"] = ""
+    alignment: Alignment = "latest"
+    max_age: float = 0.2
+
+    def __post_init__(self) -> None:
+        if not self.topic.startswith("/"):
+            raise ValueError(f"topic: expected an absolute name such as /joint_states, got '{self.topic}'.")
+        known = FIELDS.get((self.type, self.field))
+        if known is None:
+            options = sorted({t for t, _ in FIELDS})
+            if self.type in options:
+                options = sorted(f for t, f in FIELDS if t == self.type)
+                raise ValueError(f"field: {self.type} offers {', '.join(options)}, got '{self.field}'.")
+            raise ValueError(f"type: expected one of {', '.join(options)}, got '{self.type}'.")
+        if self.unit not in known.units:
+            raise ValueError(
+                f"unit: {self.field} of {self.type} is in {' or '.join(u or 'no unit' for u in known.units)}, "
+                f"got '{self.unit}'."
+            )
+        if known.shape is not None and self.shape != known.shape:
+            raise ValueError(
+                f"shape: {self.field} of {self.type} has shape {list(known.shape)}, got {list(self.shape)}."
+            )
+        if self.type == "sensor_msgs/msg/JointState" and self.shape != (len(self.names),):
+            raise ValueError(
+                f"shape: expected [{len(self.names)}], one entry for each of names, got {list(self.shape)}."
+            )
+        if self.type == "sensor_msgs/msg/Image":
+            channels = {"rgb8": 3, "mono8": 1}.get(self.encoding)
+            if channels is None:
+                raise ValueError("encoding: expected rgb8 or mono8 for an image.")
+            if self.dtype != "uint8" or len(self.shape) != 3 or self.shape[2] != channels:
+                raise ValueError(
+                    f"shape: an image of encoding {self.encoding} is uint8 of shape [height, width, {channels}], "
+                    f"got {self.dtype} {list(self.shape)}."
+                )
+        if min(self.shape, default=0) < 1:
+            raise ValueError(f"shape: expected positive sizes, got {list(self.shape)}.")
+        if self.max_age <= 0:
+            raise ValueError(f"max_age: expected a positive number of seconds, got {self.max_age}.")
+
+
+@dataclass(frozen=True)
+class ActionChannel(Key):
+    """One part of the action vector, with its limits in the unit of the message field.
+
+    A `discrete` channel takes one of its two limits and nothing between, such as an open or closed gripper.
+    """
+
+    alignment: Alignment = "exact"
+    low: tuple[float, ...] = ()
+    high: tuple[float, ...] = ()
+    discrete: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.type not in ("geometry_msgs/msg/TwistStamped", "sensor_msgs/msg/JointState"):
+            raise ValueError(f"type: an action travels as a TwistStamped or a JointState, got '{self.type}'.")
+        if len(self.shape) != 1:
+            raise ValueError(f"shape: expected a vector, got {list(self.shape)}.")
+        for name in ("low", "high"):
+            if len(getattr(self, name)) != self.shape[0]:
+                raise ValueError(f"{name}: expected {self.shape[0]} numbers, got {list(getattr(self, name))}.")
+        if not all(lo < hi for lo, hi in zip(self.low, self.high, strict=True)):
+            raise ValueError(f"low: expected each entry below high, got {list(self.low)} and {list(self.high)}.")
+
+
+@dataclass(frozen=True)
+class Goal:
+    """The desired goal, what the policy is asked for, and whether the policy sees it at all."""
+
+    desired_goal: Key
+    policy_input: bool = True
+
+
+@dataclass(frozen=True)
+class Reward:
+    """Where each tick's judgement travels: a named vector with the entries `reward`, `success`, `terminated`, `truncated`."""
+
+    topic: str = "/reward"
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """A topic of a bag. `every_tick`: it carries a message for each tick, with the tick's stamp."""
+
+    type: str
+    every_tick: bool = False
+
+
+@dataclass(frozen=True)
+class Contract:
+    """One task's contract. See `config/contracts/` for examples, and the parts above for each entry."""
+
+    format: int
+    name: str
+    task: str
+    control_rate: float
+    episode_length: int
+    frame: str
+    reference: str
+    observation: dict[str, Key]
+    action: dict[str, ActionChannel]
+    goal: Goal
+    auxiliary: dict[str, Key] = field(default_factory=dict)
+    reward: Reward = field(default_factory=Reward)
+    record: dict[str, Recorded] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.format != FORMAT:
+            raise ValueError(f"format: this version of rl_ros reads contracts of format {FORMAT}, got {self.format}.")
+        if self.control_rate <= 0:
+            raise ValueError(f"control_rate: expected a positive number of Hz, got {self.control_rate}.")
+        if self.episode_length < 1:
+            raise ValueError(f"episode_length: expected at least 1 tick, got {self.episode_length}.")
+        if self.reference not in self.observation:
+            raise ValueError(
+                f"reference: expected an observation key ({', '.join(self.observation)}), got '{self.reference}'."
+            )
+        if not self.action:
+            raise ValueError("action: expected at least one channel.")
+        for name in self.auxiliary:
+            if name in self.observation:
+                raise ValueError(f"auxiliary: {name} is an observation key as well; it can be only one of them.")
+
+    @property
+    def period(self) -> float:
+        """Seconds between ticks."""
+        return 1.0 / self.control_rate
+
+    @property
+    def period_ns(self) -> int:
+        """Nanoseconds between ticks."""
+        return round(1e9 / self.control_rate)
+
+    @property
+    def action_low(self) -> np.ndarray:
+        """Lower limits of the whole action vector, float32 (A,)."""
+        return np.concatenate([np.asarray(c.low, np.float32) for c in self.action.values()])
+
+    @property
+    def action_high(self) -> np.ndarray:
+        """Upper limits of the whole action vector, float32 (A,)."""
+        return np.concatenate([np.asarray(c.high, np.float32) for c in self.action.values()])
+
+    @property
+    def action_discrete(self) -> np.ndarray:
+        """Which entries of the action vector take one of two values, bool (A,)."""
+        return np.concatenate([np.full(c.shape, c.discrete) for c in self.action.values()])
+
+    @property
+    def reward_keys(self) -> dict[str, Key]:
+        """The entries of a judgement as keys of their topic."""
+        return {
+            name: Key(
+                self.reward.topic, "sensor_msgs/msg/JointState", "position", (1,), names=(name,), alignment="exact"
+            )
+            for name in ("reward", "success", "terminated", "truncated")
+        }
+
+    def recorded_topics(self) -> dict[str, Recorded]:
+        """Every topic that belongs in a bag of this contract, by name, in a fixed order."""
+        topics: dict[str, Recorded] = {}
+        for key in (*self.observation.values(), *self.auxiliary.values(), *self.reward_keys.values()):
+            topics[key.topic] = Recorded(key.type, every_tick=True)
+        topics[self.goal.desired_goal.topic] = Recorded(self.goal.desired_goal.type)
+        for channel in self.action.values():
+            topics[channel.topic] = Recorded(channel.type, every_tick=True)
+        return topics | self.record
+
+    def split_action(self, action: np.ndarray) -> dict[str, np.ndarray]:
+        """The action vector (A,) as one array per channel."""
+        parts, start = {}, 0
+        for name, channel in self.action.items():
+            parts[name] = action[start : start + channel.shape[0]]
+            start += channel.shape[0]
+        return parts
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data that `from_dict` turns back into an equal contract."""
+        return asdict(self)
+
+    def to_yaml(self) -> str:
+        """YAML text that `from_yaml` turns back into an equal contract."""
+        return yaml.safe_dump(_plain(self.to_dict()), sort_keys=False)
+
+    @classmethod
+    def from_yaml(cls, text: str, source: str) -> "Contract":
+        """Parse a contract; `source` names it in errors.
+
+        Raises:
+            UserError: a wrong key, type, shape or unit, with its place and what was expected.
+        """
+        return schema.parse(cls, text, source)
+
+    @classmethod
+    def from_dict(cls, data: Any, source: str) -> "Contract":
+        """Parse plain data, as `from_yaml`."""
+        contract: Contract = schema.convert(cls, data, source)
+        return contract
+
+    @classmethod
+    def load(cls, name_or_path: str | Path) -> "Contract":
+        """Read a contract by path, or by the name of one in `config/contracts/`.
+
+        Raises:
+            UserError: there is none of that name, or it is wrong.
+        """
+        path = Path(name_or_path)
+        if path.suffix not in (".yaml", ".yml"):
+            path = share_directory() / "config" / "contracts" / f"{name_or_path}.yaml"
+            if not path.is_file():
+                known = ", ".join(sorted(p.stem for p in path.parent.glob("*.yaml")))
+                raise UserError(f"no contract is named '{name_or_path}'; there are: {known}, or give a path to a .yaml.")
+        return schema.load(cls, path)
+
+
+def difference(trained: Contract, live: Contract) -> str | None:
+    """The first field in which a policy's contract differs from the live one, in words; None if they agree.
+
+    What is only recorded (auxiliary keys and extra topics) and the episode length may differ: the policy never sees
+    them.
+    """
+    ignored = ("auxiliary", "record", "episode_length", "name", "reward", "task")
+    a = {k: v for k, v in trained.to_dict().items() if k not in ignored}
+    b = {k: v for k, v in live.to_dict().items() if k not in ignored}
+    return _difference(_plain(a), _plain(b), "")
+
+
+def _difference(a: Any, b: Any, where: str) -> str | None:
+    if isinstance(a, dict) and isinstance(b, dict):
+        for key in [*a, *(k for k in b if k not in a)]:
+            place = f"{where}.{key}" if where else str(key)
+            if key not in a or key not in b:
+                return f"{place} is only in the {'live' if key not in a else 'trained'} contract"
+            found = _difference(a[key], b[key], place)
+            if found:
+                return found
+        if list(a) != list(b):
+            return f"{where or 'the keys'} are in another order"
+        return None
+    return None if a == b else f"{where} was {a!r} in training and is {b!r} here"
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(v) for v in value]
+    return value

@@ -1,0 +1,1 @@
+"""Episodes: from stamped messages to observation ticks to training arrays."""

@@ -1,0 +1,336 @@
+"""The graph of nodes, declared once and resolved without ROS.
+
+`config/nodes.yaml` says what each node is; `config/graphs/*.yaml` says which nodes make up a graph, in
+which processes and with which parameters. The supervisor and the launch file both start what `resolve`
+returns, so they cannot differ.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any, Literal
+
+from rl_ros import schema
+from rl_ros.contract import Contract
+from rl_ros.errors import UserError
+from rl_ros.resources import share_directory, share_file
+
+ParameterType = Literal["string", "bool", "integer", "double", "double_array"]
+Value = str | bool | int | float | tuple[float, ...]
+QosName = Literal["sensor", "state", "command", "event", "latched", "recorded"]
+
+
+@dataclass(frozen=True)
+class Qos:
+    """The part of a QoS profile that rl_ros sets; history is always keep-last."""
+
+    reliable: bool
+    transient_local: bool
+    depth: int
+
+    def __str__(self) -> str:
+        reliability = "reliable" if self.reliable else "best effort"
+        return f"{reliability}, {'transient local' if self.transient_local else 'volatile'}, depth {self.depth}"
+
+
+QOS: dict[QosName, Qos] = {
+    "sensor": Qos(reliable=False, transient_local=False, depth=5),
+    "state": Qos(reliable=True, transient_local=False, depth=10),
+    "command": Qos(reliable=True, transient_local=False, depth=10),
+    "event": Qos(reliable=True, transient_local=True, depth=32),
+    "latched": Qos(reliable=True, transient_local=True, depth=1),
+    # Matches whatever is offered; deep, because a recorder may lag but must not lose.
+    "recorded": Qos(reliable=False, transient_local=False, depth=1000),
+}
+LOSSLESS = Qos(reliable=True, transient_local=True, depth=64)
+"""In lockstep a lost message stalls the graph, and the first ones must reach a subscriber found late."""
+
+
+def qos(name: QosName, lossless: bool) -> Qos:
+    """The profile of that name, as it is under lockstep (`lossless`) or in real time."""
+    if not lossless or name in ("latched", "event"):
+        return QOS[name]
+    return Qos(reliable=True, transient_local=True, depth=max(LOSSLESS.depth, QOS[name].depth))
+
+
+@dataclass(frozen=True)
+class ParameterSpec:
+    """One parameter of a node: type, bounds, default (None: it must be given) and what it is for."""
+
+    type: ParameterType
+    description: str
+    default: Any = None
+    minimum: float | None = None
+    maximum: float | None = None
+
+    def read(self, value: Any, where: str) -> Value:
+        """The value in the parameter's own type; text is read as YAML would.
+
+        Raises:
+            UserError: wrong type or out of bounds; the sentence names `where` and what was expected.
+        """
+        kinds: dict[str, Any] = {"string": str, "bool": bool, "integer": int, "double": float}
+        kind = kinds.get(self.type, tuple[float, ...])
+        if isinstance(value, str) and self.type != "string":
+            value = schema.parse(_Any, f"value: {value}", where).value
+        converted: Value = schema.convert(kind, value, where)
+        numbers = converted if isinstance(converted, tuple) else (converted,)
+        for number in numbers:
+            if isinstance(number, (str, bool)):
+                continue
+            if self.minimum is not None and number < self.minimum:
+                raise UserError(f"{where}: expected at least {self.minimum:g}, got {number:g}.")
+            if self.maximum is not None and number > self.maximum:
+                raise UserError(f"{where}: expected at most {self.maximum:g}, got {number:g}.")
+        return converted
+
+
+@dataclass(frozen=True)
+class _Any:
+    value: Any
+
+
+@dataclass(frozen=True)
+class TopicSpec:
+    """One topic of a node, or, with `contract`, all topics that part of the contract names."""
+
+    qos: QosName
+    topic: str = ""
+    type: str = ""
+    contract: Literal["", "observation", "auxiliary", "action", "goal", "reward", "recorded"] = ""
+
+
+@dataclass(frozen=True)
+class ServiceSpec:
+    """One service that a node serves."""
+
+    service: str
+    type: str
+
+
+@dataclass(frozen=True)
+class NodeSpec:
+    """What a node is, from `config/nodes.yaml`."""
+
+    description: str
+    parameters: dict[str, ParameterSpec] = field(default_factory=dict)
+    publishes: tuple[TopicSpec, ...] = ()
+    subscribes: tuple[TopicSpec, ...] = ()
+    serves: tuple[ServiceSpec, ...] = ()
+
+
+@dataclass(frozen=True)
+class _NodesFile:
+    every_node: dict[str, ParameterSpec]
+    nodes: dict[str, NodeSpec]
+
+
+@cache
+def node_specs() -> dict[str, NodeSpec]:
+    """Every node of rl_ros by name, with the parameters that all nodes have."""
+    file = schema.load(_NodesFile, share_file("config/nodes.yaml"))
+    return {
+        name: NodeSpec(
+            spec.description, {**file.every_node, **spec.parameters}, spec.publishes, spec.subscribes, spec.serves
+        )
+        for name, spec in file.nodes.items()
+    }
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """A topic as a node sees it: name before remapping, message type, profile."""
+
+    topic: str
+    type: str
+    qos: QosName
+
+
+def endpoints(specs: tuple[TopicSpec, ...], contract: Contract) -> dict[str, Endpoint]:
+    """The topics of a node, those of the contract spelled out, by name."""
+    found: dict[str, Endpoint] = {}
+    for spec in specs:
+        if not spec.contract:
+            found[spec.topic] = Endpoint(spec.topic, spec.type, spec.qos)
+            continue
+        named: dict[str, str]
+        if spec.contract == "recorded":
+            named = {topic: recorded.type for topic, recorded in contract.recorded_topics().items()}
+        elif spec.contract == "reward":
+            named = {contract.reward.topic: "sensor_msgs/msg/JointState"}
+        elif spec.contract == "goal":
+            named = {contract.goal.desired_goal.topic: contract.goal.desired_goal.type}
+        else:
+            named = {key.topic: key.type for key in getattr(contract, spec.contract).values()}
+        for topic, message_type in named.items():
+            # A topic that two keys share keeps the first profile.
+            found.setdefault(topic, Endpoint(topic, message_type, spec.qos))
+    return found
+
+
+@dataclass(frozen=True)
+class Argument:
+    """One `key:=value` argument of a graph."""
+
+    default: str
+    description: str
+    choices: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Variable:
+    """A value that follows from an argument."""
+
+    by: str
+    values: dict[str, str]
+    otherwise: str = ""
+
+
+@dataclass(frozen=True)
+class GraphNode:
+    """One node of a graph. It runs where all of `only` and none of `unless` hold."""
+
+    process: str
+    parameters: dict[str, Any] = field(default_factory=dict)
+    remaps: dict[str, str] = field(default_factory=dict)
+    only: dict[str, str] = field(default_factory=dict)
+    unless: dict[str, str] = field(default_factory=dict)
+    stops_graph: bool = False
+
+
+@dataclass(frozen=True)
+class Graph:
+    """A graph as declared in `config/graphs/*.yaml`."""
+
+    name: str
+    arguments: dict[str, Argument]
+    nodes: dict[str, GraphNode]
+    common: dict[str, Any] = field(default_factory=dict)
+    variables: dict[str, Variable] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class ResolvedNode:
+    """One node as it will be started."""
+
+    name: str
+    parameters: dict[str, Value]
+    remaps: dict[str, str]
+    stops_graph: bool
+    publishes: tuple[Endpoint, ...]
+    subscribes: tuple[Endpoint, ...]
+
+
+@dataclass(frozen=True)
+class ResolvedGraph:
+    """What will be started: the nodes of each process, by the process's name, in a fixed order."""
+
+    name: str
+    processes: dict[str, tuple[ResolvedNode, ...]]
+    lossless: bool
+
+    @property
+    def nodes(self) -> tuple[ResolvedNode, ...]:
+        """Every node of every process."""
+        return tuple(node for nodes in self.processes.values() for node in nodes)
+
+
+def load_graph(name: str) -> Graph:
+    """The graph of that name in `config/graphs/`.
+
+    Raises:
+        UserError: there is none, or it is wrong.
+    """
+    path = share_directory() / "config" / "graphs" / f"{name}.yaml"
+    if not path.is_file():
+        known = ", ".join(sorted(p.stem for p in path.parent.glob("*.yaml")))
+        raise UserError(f"no graph is named '{name}'; there are: {known}.")
+    return schema.load(Graph, path)
+
+
+def parse_arguments(texts: list[str]) -> dict[str, str]:
+    """`key:=value` texts as a mapping.
+
+    Raises:
+        UserError: one is not of that form.
+    """
+    arguments = {}
+    for text in texts:
+        key, separator, value = text.partition(":=")
+        if not separator or not key:
+            raise UserError(f"argument '{text}': expected the form key:=value, such as robot:=pybullet.")
+        arguments[key] = value
+    return arguments
+
+
+def resolve(graph: Graph, given: Mapping[str, str]) -> ResolvedGraph:
+    """Fill in arguments, drop what does not run, check every parameter, group nodes by process.
+
+    Raises:
+        UserError: an unknown argument, value, node or parameter.
+    """
+    values = _values(graph, given)
+    specs = node_specs()
+    processes: dict[str, list[ResolvedNode]] = {}
+    lossless = False
+    for name, node in graph.nodes.items():
+        if name not in specs:
+            raise UserError(f"graph {graph.name}: nodes: '{name}' is not one of: {', '.join(sorted(specs))}.")
+        if any(values[k] != v for k, v in node.only.items()) or any(values[k] == v for k, v in node.unless.items()):
+            continue
+        spec = specs[name]
+        raw = {k: v for k, v in graph.common.items() if k in spec.parameters} | node.parameters
+        parameters: dict[str, Value] = {}
+        for key, value in raw.items():
+            where = f"graph {graph.name}: {name}: {key}"
+            if key not in spec.parameters:
+                raise UserError(f"{where}: no such parameter; {name} has: {', '.join(spec.parameters)}.")
+            parameters[key] = spec.parameters[key].read(_substitute(value, values, where), where)
+        for key, parameter in spec.parameters.items():
+            if key not in parameters:
+                if parameter.default is None:
+                    raise UserError(f"graph {graph.name}: {name}: the parameter '{key}' must be given.")
+                parameters[key] = parameter.read(parameter.default, f"config/nodes.yaml: {name}: {key}")
+        contract = Contract.load(str(parameters["contract"]))
+        lossless = lossless or bool(parameters["lossless"])
+        process = name if values.get("composition") == "separate" else node.process
+        processes.setdefault(process, []).append(
+            ResolvedNode(
+                name,
+                parameters,
+                dict(node.remaps),
+                node.stops_graph,
+                tuple(endpoints(spec.publishes, contract).values()),
+                tuple(endpoints(spec.subscribes, contract).values()),
+            )
+        )
+    return ResolvedGraph(graph.name, {name: tuple(nodes) for name, nodes in processes.items()}, lossless)
+
+
+def _values(graph: Graph, given: Mapping[str, str]) -> dict[str, str]:
+    for key in given:
+        if key not in graph.arguments:
+            raise UserError(f"graph {graph.name}: no argument '{key}'; there are: {', '.join(graph.arguments)}.")
+    values = {}
+    for key, argument in graph.arguments.items():
+        values[key] = given.get(key, argument.default)
+        if argument.choices and values[key] not in argument.choices:
+            raise UserError(
+                f"graph {graph.name}: {key}: expected one of {', '.join(argument.choices)}, got '{values[key]}'."
+            )
+    for key, variable in graph.variables.items():
+        values[key] = variable.values.get(values[variable.by], variable.otherwise)
+    return values
+
+
+def _substitute(value: Any, values: Mapping[str, str], where: str) -> Any:
+    if not isinstance(value, str):
+        return value
+
+    def replace(match: re.Match[str]) -> str:
+        if match[1] not in values:
+            raise UserError(f"{where}: $({match[1]}) is not an argument; there are: {', '.join(values)}.")
+        return values[match[1]]
+
+    return re.sub(r"\$\((\w+)\)", replace, value)

@@ -1,0 +1,115 @@
+"""What every node of rl_ros shares: parameters and topics come from `config/nodes.yaml`."""
+
+import time
+from collections.abc import Callable
+from functools import cache
+from importlib import import_module
+from typing import Any
+
+import rclpy.node
+from rclpy.clock import Clock, ClockType
+from rclpy.exceptions import ParameterUninitializedException
+from rclpy.parameter import Parameter
+from rclpy.publisher import Publisher
+from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+from rclpy.timer import Timer
+
+from rl_ros.contract import Contract
+from rl_ros.errors import UserError
+from rl_ros.graph import Value, endpoints, node_specs, qos
+
+
+@cache
+def message_class(message_type: str) -> Any:
+    """The rclpy class of `package/msg/Name` or `package/srv/Name`.
+
+    Raises:
+        UserError: its package is not installed.
+    """
+    package, kind, name = message_type.split("/")
+    try:
+        return getattr(import_module(f"{package}.{kind}"), name)
+    except ModuleNotFoundError as error:
+        raise UserError(f"the message package {package} is not installed.") from error
+
+
+class Node(rclpy.node.Node):
+    """A node that `config/nodes.yaml` describes.
+
+    Messages go in and out as CDR bytes: `listen` hands over what arrived, `send` publishes what
+    rl_ros.episodes.messages encodes.
+
+    Raises:
+        UserError: a parameter is missing, unknown, of the wrong type or out of bounds.
+    """
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name, automatically_declare_parameters_from_overrides=False)
+        self._spec = node_specs()[name]
+        unknown = sorted(key for key in self._parameter_overrides if key not in self._spec.parameters)
+        if unknown:
+            raise UserError(
+                f"node {name}: no such parameter: {', '.join(unknown)}; it has: {', '.join(self._spec.parameters)}."
+            )
+        self.settings: dict[str, Any] = {key: self._declare(key) for key in self._spec.parameters}
+        self.contract = Contract.load(self.settings["contract"])
+        self._senders = {
+            topic: self.create_publisher(message_class(e.type), topic, self._profile(e.qos))
+            for topic, e in endpoints(self._spec.publishes, self.contract).items()
+        }
+        self._listenable = endpoints(self._spec.subscribes, self.contract)
+        self.exit_code: int | None = None
+        """Set to end the process this node lives in."""
+
+    def send(self, topic: str, cdr: bytes) -> None:
+        """Publish CDR bytes on one of the node's topics."""
+        self._senders[topic].publish(cdr)
+
+    def sender(self, topic: str) -> Publisher:
+        """The publisher of one of the node's topics."""
+        return self._senders[topic]
+
+    def listen(self, topic: str, callback: Callable[[bytes], None]) -> None:
+        """Subscribe to one of the node's topics."""
+        endpoint = self._listenable[topic]
+        self.create_subscription(
+            message_class(endpoint.type), topic, callback, self._profile(endpoint.qos), raw=True
+        )
+
+    def steady_timer(self, period: float, callback: Callable[[], None]) -> Timer:
+        """A timer that fires every `period` s whatever ROS time does."""
+        return self.create_timer(period, callback, clock=Clock(clock_type=ClockType.STEADY_TIME))
+
+    def close(self) -> None:
+        """Let go of what the node holds; called once before the process ends."""
+
+    def _declare(self, key: str) -> Value:
+        spec = self._spec.parameters[key]
+        where = f"node {self.get_name()}: {key}"
+        if not self.has_parameter(key):  # use_sim_time is declared by rclpy itself
+            kind = {
+                "string": Parameter.Type.STRING,
+                "bool": Parameter.Type.BOOL,
+                "integer": Parameter.Type.INTEGER,
+                "double": Parameter.Type.DOUBLE,
+                "double_array": Parameter.Type.DOUBLE_ARRAY,
+            }[spec.type]
+            self.declare_parameter(key, spec.default if spec.default is not None else kind)
+        try:
+            value = self.get_parameter(key).value
+        except ParameterUninitializedException as error:
+            raise UserError(f"{where}: must be given; it is the {spec.description}.") from error
+        return spec.read(list(value) if spec.type == "double_array" else value, where)
+
+    def _profile(self, name: Any) -> QoSProfile:
+        chosen = qos(name, self.settings["lossless"])
+        return QoSProfile(
+            depth=chosen.depth,
+            reliability=ReliabilityPolicy.RELIABLE if chosen.reliable else ReliabilityPolicy.BEST_EFFORT,
+            durability=DurabilityPolicy.TRANSIENT_LOCAL if chosen.transient_local else DurabilityPolicy.VOLATILE,
+        )
+
+
+def steady() -> float:
+    """Seconds on a clock that neither stops nor jumps."""
+    return time.monotonic()

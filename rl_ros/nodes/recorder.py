@@ -1,0 +1,55 @@
+"""recorder: the contract's topics, as received, into one MCAP bag per episode."""
+
+from pathlib import Path
+
+from rl_ros.episodes import messages
+from rl_ros.episodes.record import EpisodeRecorder, FinishedEpisode
+from rl_ros.errors import UserError
+from rl_ros.nodes.base import Node
+
+EVENTS = "/episode/event"
+
+
+class Recorder(Node):
+    """Hands raw bytes to the writer thread; nothing is decoded but the episode events."""
+
+    def __init__(self) -> None:
+        super().__init__("recorder")
+        if not self.settings["directory"]:
+            raise UserError("node recorder: directory: must be given; it is where the bags go.")
+        self.episodes = EpisodeRecorder(
+            Path(self.settings["directory"]), self.contract, self.settings["log_time_from_stamp"]
+        )
+        for topic in self.episodes.topics:
+            callback = self.on_event if topic == EVENTS else lambda cdr, topic=topic: self.receive(topic, cdr)  # type: ignore[misc]
+            self.listen(topic, callback)
+        self.steady_timer(0.05, self.on_finished)
+
+    def receive(self, topic: str, cdr: bytes) -> None:
+        """One message of any topic."""
+        self.episodes.receive(topic, messages.stamp_of(cdr), self.get_clock().now().nanoseconds, cdr)
+
+    def on_event(self, cdr: bytes) -> None:
+        """Episodes begin and end; the events are recorded like everything else."""
+        self.receive(EVENTS, cdr)
+        event = messages.status_of(cdr)
+        if event.name == "start":
+            self.episodes.begin(int(event.values["episode"]), event.stamp, {"seed": event.values["seed"]})
+        elif event.name == "end":
+            self.episodes.end(int(event.values["episode"]), event.stamp, event.values["outcome"])
+
+    def on_finished(self) -> None:
+        """Say which bags are closed."""
+        self.announce(self.episodes.finished())
+
+    def announce(self, finished: list[FinishedEpisode]) -> None:
+        """One status for each closed bag; an error where topics are missing."""
+        for episode in finished:
+            level = messages.ERROR if episode.missing else messages.OK
+            text = f"incomplete: {', '.join(episode.missing)}" if episode.missing else "complete"
+            values = {"episode": str(episode.number), "path": str(episode.path)}
+            self.send("recorder/state", messages.status_cdr(0, "bag", text, values, level))
+
+    def close(self) -> None:
+        """Finish what is open: an episode cut short by a person is kept, and says so."""
+        self.episodes.close("operator")

@@ -1,0 +1,48 @@
+"""reward: judges each observation and says whether the episode is over."""
+
+from rl_ros.episodes import messages
+from rl_ros.episodes.assemble import Assembler, EpisodeGate, Tick
+from rl_ros.nodes.base import Node
+from rl_ros.tasks.task import make_task
+
+
+class Reward(Node):
+    """Publishes reward, success, terminated and truncated with the stamp of the observation they judge."""
+
+    def __init__(self) -> None:
+        super().__init__("reward")
+        self.task = make_task(self.contract.task)
+        keys = self.contract.observation | self.contract.auxiliary
+        keys = keys | {"desired_goal": self.contract.goal.desired_goal}
+        self.gate = EpisodeGate(Assembler(keys, self.contract.reference))
+        self.start = 0
+        for topic in self.gate.assembler.types:
+            self.listen(topic, lambda cdr, topic=topic: self.judge(self.gate.push(topic, cdr)))  # type: ignore[misc]
+        self.listen("episode/event", self.on_event)
+
+    def judge(self, ticks: list[Tick]) -> None:
+        """One judgement per valid tick."""
+        for tick in ticks:
+            if not tick.valid:
+                continue
+            judgement = self.task.judge(tick.values, tick.values["desired_goal"])
+            steps = round((tick.stamp - self.start) / self.contract.period_ns)
+            flags = {
+                "reward": judgement.reward,
+                "success": float(judgement.success),
+                "terminated": float(judgement.success),
+                "truncated": float(not judgement.success and steps >= self.contract.episode_length),
+            }
+            cdr = messages.joint_state_cdr(tick.stamp, list(flags), list(flags.values()))
+            self.send(self.contract.reward.topic, cdr)
+
+    def on_event(self, cdr: bytes) -> None:
+        """Episodes begin and end."""
+        event = messages.status_of(cdr)
+        if event.name == "prepare":
+            self.gate.prepare()
+            number = int(event.values["episode"])
+            self.send("episode/acknowledge", messages.joint_state_cdr(0, [self.get_name()], [number]))
+        elif event.name == "start":
+            self.start = event.stamp
+            self.judge(self.gate.begin(event.stamp))

@@ -1,0 +1,57 @@
+"""The one executor choice, and how a process of nodes begins and ends."""
+
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+import rclpy
+from rclpy.executors import ExternalShutdownException
+from rclpy.experimental import EventsExecutor
+
+from rl_ros.errors import UserError
+from rl_ros.nodes.base import Node
+
+SPIN_TIMEOUT = 0.2
+"""s. Without a timeout the events executor of these wheels runs nothing and burns a core."""
+
+
+def node_class(name: str) -> type[Node]:
+    """The class of a node by its name in `config/nodes.yaml`."""
+    module = import_module(f"rl_ros.nodes.{name}")
+    found: type[Node] = getattr(module, "".join(part.capitalize() for part in name.split("_")))
+    return found
+
+
+def spin(nodes: Sequence[Node]) -> int:
+    """Run nodes until one of them sets its exit code or the context is shut down; returns the exit code."""
+    executor = EventsExecutor()
+    for node in nodes:
+        executor.add_node(node)
+    while rclpy.ok():
+        executor.spin_once(timeout_sec=SPIN_TIMEOUT)
+        codes = [node.exit_code for node in nodes if node.exit_code is not None]
+        if codes:
+            return max(codes)
+    return 0
+
+
+def run(names: Sequence[str], arguments: Sequence[str] | None = None) -> int:
+    """Run the named nodes in this process; returns its exit code.
+
+    A mistake of the user's is one sentence on standard error and status 2.
+    """
+    nodes: list[Node] = []
+    try:
+        with rclpy.init(args=list(sys.argv if arguments is None else arguments)):
+            try:
+                for name in names:
+                    nodes.append(node_class(name)())
+                return spin(nodes)
+            finally:
+                for node in nodes:
+                    node.close()
+    except (KeyboardInterrupt, ExternalShutdownException):
+        return 0
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        return 2

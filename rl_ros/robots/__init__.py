@@ -1,0 +1,1 @@
+"""The arm: kinematics, limits, the guard's checks, and its PyBullet twin. No ROS here."""

@@ -1,0 +1,161 @@
+"""Kinematics and limits of the arm, on Pinocchio.
+
+Positions are metres, angles radians, in the arm's base frame (REP 103: x forward, y left, z up).
+"""
+
+from pathlib import Path
+
+import numpy as np
+import pinocchio
+from numpy.typing import ArrayLike, NDArray
+
+from rl_ros.errors import UserError
+from rl_ros.resources import share_file
+
+# The Panda's tool at (0.50, 0, 0.23), straight down: with joints 1, 3 and 5 at zero, when q6 = q2 - q4.
+_PANDA_HOME = (0.0, -0.009, 0.0, -2.353, 0.0, 2.344, np.pi / 4)
+_HOME_PULL = 0.05  # share of the way home, within the null space, that one call of `inverse` takes
+_CONVERGED = 1e-6  # m and rad together
+
+
+class Arm:
+    """Forward and inverse kinematics of a seven-joint arm with a two-finger hand.
+
+    Every method is a function of its arguments alone. One instance serves one thread at a time
+    (Pinocchio computes in a scratch area that the instance owns).
+
+    Attributes:
+        joint_names: the seven revolute joints, base to tool.
+        finger_joint_names: the prismatic joints of the hand.
+        lower, upper: position limits, rad, float64 (7,).
+        velocity_limit: rad/s, float64 (7,).
+        effort_limit: N m, float64 (7,).
+        home: ready pose, tool straight down about 0.23 m above the table, float64 (7,).
+    """
+
+    def __init__(self, urdf: Path | None = None, tool_frame: str = "panda_hand_tcp") -> None:
+        """Loads a URDF, by default the Panda that ships with rl_ros.
+
+        Raises:
+            UserError: the URDF cannot be read, does not have seven revolute joints, or has no such frame.
+        """
+        self.urdf = urdf or share_file("urdf/panda.urdf")
+        try:
+            whole = pinocchio.buildModelFromUrdf(str(self.urdf))
+        except (ValueError, RuntimeError) as error:
+            raise UserError(f"{self.urdf} cannot be read as a URDF: {error}.") from error
+        names = list(whole.names)[1:]  # the first is Pinocchio's "universe"
+        prismatic = [name for name in names if "JointModelP" in whole.joints[whole.getJointId(name)].shortname()]
+        model = pinocchio.buildReducedModel(
+            whole, [whole.getJointId(name) for name in prismatic], pinocchio.neutral(whole)
+        )
+        if model.nq != 7 or model.nv != 7:
+            raise UserError(f"{self.urdf} has {model.nv} arm joints; rl_ros expects 7 revolute joints.")
+        if not model.existFrame(tool_frame):
+            raise UserError(f"{self.urdf} has no frame named {tool_frame}.")
+        self._model = model
+        self._data = model.createData()
+        self._frame = model.getFrameId(tool_frame)
+        self.tool_frame = tool_frame
+        self.joint_names: tuple[str, ...] = tuple(list(model.names)[1:])
+        self.finger_joint_names: tuple[str, ...] = tuple(prismatic)
+        self.lower: NDArray[np.float64] = model.lowerPositionLimit.copy()
+        self.upper: NDArray[np.float64] = model.upperPositionLimit.copy()
+        self.velocity_limit: NDArray[np.float64] = model.upperVelocityLimit.copy()
+        self.effort_limit: NDArray[np.float64] = model.upperEffortLimit.copy()
+        self.home: NDArray[np.float64] = np.array(_PANDA_HOME)
+
+    def forward(self, positions: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Pose of the tool: position (3,), m, and rotation matrix (3, 3), for joint positions (7,).
+
+        Raises:
+            ValueError: positions are not seven finite numbers.
+        """
+        pinocchio.framesForwardKinematics(self._model, self._data, _finite("positions", positions, (7,)))
+        pose = self._data.oMf[self._frame]
+        return pose.translation.copy(), pose.rotation.copy()
+
+    def jacobian(self, positions: ArrayLike) -> NDArray[np.float64]:
+        """Jacobian (6, 7) at the tool in world axes: rows are linear (m/rad), then angular (rad/rad) velocity.
+
+        Raises:
+            ValueError: positions are not seven finite numbers.
+        """
+        return self._jacobian(_finite("positions", positions, (7,)), pinocchio.LOCAL_WORLD_ALIGNED)
+
+    def inverse(
+        self,
+        seed_positions: ArrayLike,
+        position: ArrayLike,
+        rotation: ArrayLike,
+        iterations: int = 20,
+        damping: float = 1e-3,
+    ) -> tuple[NDArray[np.float64], float]:
+        """Joint positions that bring the tool to a pose near the seed's, by damped least squares.
+
+        Each iteration takes the step of Nakamura and Hanafusa (1986), `J^T (J J^T + damping^2 I)^-1 e`.
+        The first also moves a little towards `home` within the null space of J, so that a long sequence
+        of small steps does not wander through the redundant direction. Results keep to the joint limits.
+
+        Args:
+            seed_positions: joint positions to start from, (7,).
+            position: wanted tool position, m, (3,).
+            rotation: wanted tool rotation matrix, (3, 3).
+            iterations: the most steps to take; fewer are taken once the error is below 1e-6.
+            damping: trades accuracy near singular poses for smaller joint steps.
+
+        Returns:
+            Joint positions, float64 (7,), and the error that remains: the norm of (m, rad) together.
+            A large error says that the pose is out of reach, not that something failed.
+
+        Raises:
+            ValueError: an argument has the wrong shape or is not finite.
+        """
+        positions = np.clip(_finite("seed_positions", seed_positions, (7,)), self.lower, self.upper)
+        target = pinocchio.SE3(_finite("rotation", rotation, (3, 3)), _finite("position", position, (3,)))
+        regularisation = damping**2 * np.eye(6)
+        pull = _HOME_PULL * (self.home - positions)
+        for _ in range(iterations):
+            jacobian = self._jacobian(positions, pinocchio.LOCAL)
+            error = self._error(target)
+            if error @ error < _CONVERGED**2 and not pull.any():
+                break
+            # J# (e - J pull) + pull: the pull, and what the task needs on top of it.
+            gram = jacobian @ jacobian.T + regularisation
+            step = jacobian.T @ np.linalg.solve(gram, error - jacobian @ pull) + pull
+            positions = (positions + step).clip(self.lower, self.upper)
+            pull = np.zeros(7)
+        self._jacobian(positions, pinocchio.LOCAL)
+        return positions, float(np.linalg.norm(self._error(target)))
+
+    @staticmethod
+    def down(yaw: float = 0.0) -> NDArray[np.float64]:
+        """Rotation (3, 3) of a tool that points straight down, turned by `yaw` rad about the world's z.
+
+        At yaw 0 the tool's x is the world's x, and the fingers open along the world's y.
+
+        Raises:
+            ValueError: yaw is not finite.
+        """
+        cosine, sine = np.cos(_finite("yaw", yaw, ())), np.sin(yaw)
+        return np.array([[cosine, sine, 0.0], [sine, -cosine, 0.0], [0.0, 0.0, -1.0]])
+
+    def _jacobian(self, positions: NDArray[np.float64], axes: "pinocchio.ReferenceFrame") -> NDArray[np.float64]:
+        """The Jacobian (6, 7) at the tool in the given axes; leaves the tool's pose in the scratch area."""
+        pinocchio.computeJointJacobians(self._model, self._data, positions)
+        pinocchio.updateFramePlacement(self._model, self._data, self._frame)
+        return pinocchio.getFrameJacobian(self._model, self._data, self._frame, axes)
+
+    def _error(self, target: "pinocchio.SE3") -> NDArray[np.float64]:
+        """Twist (6,) in the tool's axes from the pose in the scratch area to the target."""
+        return pinocchio.log6(self._data.oMf[self._frame].actInv(target)).np
+
+
+def _finite(name: str, value: ArrayLike, shape: tuple[int, ...]) -> NDArray[np.float64]:
+    """The value as float64 of the given shape; ValueError where it is not, or is not finite."""
+    array = np.asarray(value, dtype=np.float64)
+    if array.shape != shape:
+        raise ValueError(f"{name} must have shape {shape}, not {array.shape}")
+    if not np.isfinite(array).all():
+        raise ValueError(f"{name} must be finite, not {array.tolist()}")
+    return array

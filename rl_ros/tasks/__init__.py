@@ -1,0 +1,1 @@
+"""Tasks: reward, success and a scripted expert for each."""

@@ -1,0 +1,62 @@
+"""What a task is: goals, judgement, and a scripted expert."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar, Protocol
+
+import numpy as np
+
+from rl_ros.errors import UserError
+
+Values = Mapping[str, np.ndarray]
+"""Observation and auxiliary values of one tick, by contract key."""
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What arriving at one tick is worth."""
+
+    reward: float
+    success: bool
+
+
+class Expert(Protocol):
+    """A scripted behaviour policy. It may look at auxiliary values, which no learned policy sees."""
+
+    def reset(self, seed: int) -> None:
+        """Begin an episode; everything random in it follows from the seed."""
+
+    def act(self, values: Values, desired_goal: np.ndarray) -> np.ndarray:
+        """The action, float32 (A,), in the units of the contract."""
+
+
+class Task(Protocol):
+    """A task. Its data are those of the contract that names it."""
+
+    name: ClassVar[str]
+
+    def goal_pose(self, seed: int) -> np.ndarray:
+        """The desired goal of the episode with this seed, as a position, float64 (3,) m."""
+
+    def goal_vector(self, position: np.ndarray) -> np.ndarray:
+        """A goal given as a position (3,) as the contract's desired goal, float32 (G,)."""
+
+    def judge(self, values: Values, desired_goal: np.ndarray) -> Judgement:
+        """Reward and success of being where the values say."""
+
+    def expert(self, noise: float) -> Expert:
+        """The scripted expert; `noise` scales its errors, 0 is as good as it gets."""
+
+
+def make_task(name: str) -> Task:
+    """The task of that name.
+
+    Raises:
+        UserError: there is none.
+    """
+    from rl_ros.tasks.grasp import Grasp
+
+    tasks: dict[str, type[Task]] = {task.name: task for task in (Grasp,)}
+    if name not in tasks:
+        raise UserError(f"no task is named '{name}'; there are: {', '.join(sorted(tasks))}.")
+    return tasks[name]()

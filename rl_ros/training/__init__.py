@@ -1,0 +1,1 @@
+"""Training, evaluation, reports, and what a policy is on disk."""

@@ -1,0 +1,278 @@
+"""What a policy is on disk: a directory of three files, and nothing in it is ever unpickled.
+
+- `policy.onnx`: what the robot runs, with onnxruntime. Its inputs are one observation exactly as the contract
+  describes it (raw pixels, metres) and, where the policy sees goals, `desired_goal`; its output is the action in the
+  contract's units. Normalisation is inside the graph, so there is none to get wrong outside.
+- `weights.safetensors`: every tensor that training resumes from.
+- `bundle.json`: contract, algorithm, configuration, normalisation, versions, metrics, source episodes, and the
+  SHA-256 of the other two.
+
+Only `save_bundle` needs torch; a robot that loads bundles does not have it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnxruntime
+import safetensors.numpy
+
+from rl_ros import __version__
+from rl_ros.contract import Contract
+from rl_ros.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
+
+FORMAT = 1
+POLICY, WEIGHTS, DESCRIPTION = "policy.onnx", "weights.safetensors", "bundle.json"
+DESIRED_GOAL = "desired_goal"
+"""Name of the goal among the inputs of `policy.onnx`."""
+TOLERANCE = 1e-5
+"""Largest difference between ONNX and torch that may be exported, as a share of each action's range."""
+
+Statistics = Mapping[str, Mapping[str, Sequence[float]]]
+"""For each normalised input its `mean` and `std`."""
+
+
+class OnnxPolicy:
+    """A policy as the robot runs it: one observation in, one action out, on one thread.
+
+    Deterministic: the same observation gives the same bits.
+    """
+
+    def __init__(self, model: bytes, contract: Contract) -> None:
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = options.inter_op_num_threads = 1
+        options.log_severity_level = 3
+        self.contract = contract
+        self._session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        self._inputs = tuple(entry.name for entry in self._session.get_inputs())
+
+    def act(self, observation: Mapping[str, np.ndarray], desired_goal: np.ndarray) -> np.ndarray:
+        """The action for one observation.
+
+        Args:
+            observation: by contract key, unbatched, in the contract's shapes and dtypes; more keys do no harm.
+            desired_goal: float32 (G,); ignored by a policy that does not see goals.
+
+        Returns:
+            float32 (A,) in the contract's units and within its limits. A NaN that goes in may come out: whoever moves
+            an arm checks.
+        """
+        values = {name: desired_goal if name == DESIRED_GOAL else observation[name] for name in self._inputs}
+        action: np.ndarray = self._session.run(None, values)[0]
+        return action
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A policy bundle, verified. Made by `load_bundle`."""
+
+    directory: Path
+    contract: Contract
+    algorithm: str
+    configuration: dict[str, Any]
+    normalisation: dict[str, dict[str, list[float]]]
+    versions: dict[str, str]
+    metrics: dict[str, float]
+    source_episodes: tuple[str, ...]
+    model: bytes
+    """`policy.onnx`."""
+    weights: bytes
+    """`weights.safetensors`."""
+
+    def policy(self) -> OnnxPolicy:
+        """The policy, ready to run."""
+        return OnnxPolicy(self.model, self.contract)
+
+    def state(self) -> dict[str, np.ndarray]:
+        """The tensors that training resumes from, by name."""
+        tensors: dict[str, np.ndarray] = safetensors.numpy.load(self.weights)
+        return tensors
+
+
+def load_bundle(directory: str | Path) -> Bundle:
+    """Read a bundle and verify that each of its files is the one that was saved.
+
+    Raises:
+        UserError: the directory or a file in it is missing or damaged, or of a format this version does not read.
+    """
+    directory = Path(directory)
+    if not directory.is_dir():
+        raise UserError(f"{directory}: there is no such policy bundle; `rl_ros train` makes one.")
+    description = _read(directory / DESCRIPTION)
+    try:
+        data = json.loads(description)
+        version = data["format"]
+    except (ValueError, TypeError, KeyError) as error:
+        raise UserError(f"{directory / DESCRIPTION}: damaged; copy or train the bundle again.") from error
+    if version != FORMAT:
+        raise UserError(
+            f"{directory}: a policy bundle of format {version!r}; this version of rl_ros reads format {FORMAT}."
+        )
+    files = {}
+    for name in (POLICY, WEIGHTS):
+        files[name] = _read(directory / name)
+        if hashlib.sha256(files[name]).hexdigest() != data.get("sha256", {}).get(name):
+            raise UserError(
+                f"{directory / name}: damaged (its SHA-256 is not the one saved); copy or train the bundle again."
+            )
+    try:
+        return Bundle(
+            directory=directory,
+            contract=Contract.from_dict(data["contract"], f"{directory / DESCRIPTION}: contract"),
+            algorithm=data["algorithm"],
+            configuration=data["configuration"],
+            normalisation=data["normalisation"],
+            versions=data["versions"],
+            metrics=data["metrics"],
+            source_episodes=tuple(data["source_episodes"]),
+            model=files[POLICY],
+            weights=files[WEIGHTS],
+        )
+    except KeyError as error:
+        raise UserError(f"{directory / DESCRIPTION}: damaged ({error} is missing); train the bundle again.") from error
+
+
+def save_bundle(
+    directory: str | Path,
+    *,
+    contract: Contract,
+    algorithm_name: str,
+    configuration: Mapping[str, Any],
+    policy_module: torch.nn.Module,
+    state_tensors: Mapping[str, torch.Tensor],
+    normalisation: Statistics,
+    metrics: Mapping[str, float],
+    source_episodes: Sequence[str],
+) -> Path:
+    """Export a policy and what made it; an older bundle of that name is replaced, and none is ever half there.
+
+    Args:
+        directory: where the bundle will be.
+        policy_module: called as `policy_module(observation, desired_goal)` with batches as the contract describes
+            them (raw pixels, metres), it gives actions (batch, A) in the contract's units.
+        state_tensors: all that training resumes from, by name.
+        configuration, normalisation, metrics: plain data, kept in `bundle.json`.
+        source_episodes: the bags that the policy was trained on.
+
+    Raises:
+        UserError: ONNX and torch disagree by more than `TOLERANCE`, or the policy's actions are not finite.
+    """
+    directory = Path(directory)
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    model = _export(policy_module, contract)
+    _check(model, policy_module, contract, normalisation)
+    tensors = {name: np.ascontiguousarray(tensor.detach().cpu().numpy()) for name, tensor in state_tensors.items()}
+    weights = safetensors.numpy.save(tensors)
+    description = {
+        "format": FORMAT,
+        "algorithm": algorithm_name,
+        "contract": contract.to_dict(),
+        "configuration": dict(configuration),
+        "normalisation": {name: dict(entry) for name, entry in normalisation.items()},
+        "metrics": dict(metrics),
+        "source_episodes": list(source_episodes),
+        "versions": {"rl_ros": __version__} | {name: metadata.version(name) for name in ("torch", "onnxruntime")},
+        "sha256": {POLICY: hashlib.sha256(model).hexdigest(), WEIGHTS: hashlib.sha256(weights).hexdigest()},
+    }
+    # Written beside its place and renamed into it: a reader finds a whole bundle or none.
+    unfinished = Path(tempfile.mkdtemp(prefix=f".{directory.name}-", dir=directory.parent))
+    try:
+        (unfinished / POLICY).write_bytes(model)
+        (unfinished / WEIGHTS).write_bytes(weights)
+        (unfinished / DESCRIPTION).write_text(json.dumps(description, indent=1) + "\n")
+        unfinished.chmod(0o755)
+        if directory.exists():
+            older = Path(tempfile.mkdtemp(prefix=f".{directory.name}-older-", dir=directory.parent))
+            os.replace(directory, older)
+            os.replace(unfinished, directory)
+            shutil.rmtree(older)
+        else:
+            os.replace(unfinished, directory)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+    return directory
+
+
+def _export(policy_module: torch.nn.Module, contract: Contract) -> bytes:
+    """The policy as an ONNX graph over one unbatched observation."""
+    import io
+
+    import torch
+
+    class SingleObservation(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.policy = policy_module
+
+        def forward(self, *values: torch.Tensor) -> torch.Tensor:
+            *observation, goal = [value[None] for value in values]
+            action: torch.Tensor = self.policy(dict(zip(contract.observation, observation, strict=True)), goal)
+            return action[0]
+
+    example = {name: np.zeros(key.shape, key.dtype) for name, key in contract.observation.items()}
+    example[DESIRED_GOAL] = np.zeros(contract.goal.desired_goal.shape, np.float32)
+    file = io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the TorchScript exporter announces its age; the new one needs onnxscript
+        torch.onnx.export(
+            SingleObservation().eval(),
+            tuple(torch.from_numpy(value) for value in example.values()),
+            file,
+            input_names=list(example),
+            output_names=["action"],
+            opset_version=17,
+            dynamo=False,
+        )
+    return file.getvalue()
+
+
+def _check(model: bytes, policy_module: torch.nn.Module, contract: Contract, normalisation: Statistics) -> None:
+    """Refuse a graph that does not compute what the policy computes, on random observations like those of training."""
+    import torch
+
+    generator = np.random.default_rng(0)
+    policy = OnnxPolicy(model, contract)
+    keys = contract.observation | {DESIRED_GOAL: contract.goal.desired_goal}
+    for _ in range(16):
+        values = {}
+        for name, key in keys.items():
+            if key.dtype == "uint8":
+                values[name] = generator.integers(0, 256, key.shape, np.uint8)
+            else:
+                entry = normalisation.get(name, {"mean": [0.0], "std": [1.0]})
+                noise = generator.normal(size=key.shape).reshape(-1) * np.asarray(entry["std"])
+                values[name] = (np.asarray(entry["mean"]) + noise).reshape(key.shape).astype(key.dtype)
+        batch = {name: torch.from_numpy(value[None]) for name, value in values.items()}
+        goal = batch.pop(DESIRED_GOAL)
+        with torch.no_grad():
+            expected = policy_module(batch, goal)[0].numpy()
+        action = policy.act(values, values[DESIRED_GOAL])
+        if not np.isfinite(expected).all():
+            raise UserError("the trained policy gives actions that are not finite; train with a smaller learning_rate.")
+        error = np.max(np.abs(action - expected) / (contract.action_high - contract.action_low))
+        if not error <= TOLERANCE:
+            raise UserError(
+                f"the exported policy differs from the trained one by {error:.1e} of the action's range, more than "
+                f"{TOLERANCE:.0e}; no bundle was written."
+            )
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: missing, so the policy bundle is not whole; copy or train it again.") from error

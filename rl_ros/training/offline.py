@@ -1,0 +1,127 @@
+"""Offline training: from a replay memory to a policy bundle, in one loop for every algorithm."""
+
+import csv
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from rl_ros.algorithms.base import dataset_statistics, make_algorithm, plain_config
+from rl_ros.contract import Contract
+from rl_ros.episodes.memory import ReplayMemory
+from rl_ros.errors import UserError
+from rl_ros.training.bundle import save_bundle
+
+LOG_EVERY = 100
+"""Updates between two rows of `metrics.csv`."""
+HELD_OUT = 0.03
+"""Share of the episodes that are kept for the validation loss."""
+VALIDATION_SIZE = 256
+"""Transitions of them that it looks at."""
+
+
+def train(
+    memory: ReplayMemory,
+    contract: Contract,
+    algorithm: str,
+    out: Path,
+    *,
+    seed: int = 0,
+    seconds: float | None = None,
+    updates: int | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    progress: Callable[[int, dict[str, float]], None] | None = None,
+    source_episodes: Sequence[str] = (),
+) -> Path:
+    """Train a policy on recorded episodes and write `out/metrics.csv` and `out/bundle/`.
+
+    The weights of the last update are the ones exported; a few episodes are held out for a validation loss, which is
+    logged and never chooses anything. Uses as many threads as torch is set to; one is best on a shared machine.
+
+    Args:
+        memory: the episodes.
+        contract: what they mean; it goes into the bundle.
+        algorithm: a name in `rl_ros.algorithms.base.ALGORITHMS`.
+        out: made if it is not there.
+        seed: of weights, batches and image shifts. With `updates`, the same seed gives the same bits.
+        seconds: train for so long, wall time; the learning rate follows the clock.
+        updates: train for so many updates instead.
+        overrides: settings of the algorithm other than its defaults.
+        progress: called with the update and its metrics whenever they are logged.
+        source_episodes: the bags that the memory was read from, for the bundle.
+
+    Returns:
+        The bundle's directory.
+
+    Raises:
+        UserError: an unknown algorithm or setting, or not exactly one of `seconds` and `updates`.
+    """
+    if (seconds is None) == (updates is None) or min(seconds or 1, updates or 1) <= 0:
+        raise UserError("training takes either a positive number of seconds or of updates; give one of them.")
+    normalisation = dataset_statistics(memory, contract)
+    learner = make_algorithm(algorithm, contract, normalisation, seed=seed, overrides=overrides)
+    generator = np.random.default_rng(seed)
+    training_rows, validation_rows = split_episodes(memory, generator)
+    validation = memory.take(generator.choice(validation_rows, VALIDATION_SIZE)) if len(validation_rows) else None
+    out.mkdir(parents=True, exist_ok=True)
+    batch_size = learner.config.batch_size
+    metrics: dict[str, float] = {}
+    update, start = 0, time.monotonic()
+    with (out / "metrics.csv").open("w", newline="") as file:
+        writer = None
+        while True:
+            # Indices for many updates are drawn at once: one call of the generator for all of them.
+            for rows in training_rows[generator.integers(0, len(training_rows), (LOG_EVERY, batch_size))]:
+                elapsed = time.monotonic() - start
+                fraction = elapsed / seconds if seconds is not None else update / (updates or 1)
+                if fraction >= 1.0:
+                    break
+                learner.schedule(fraction)
+                latest = learner.update(memory.take(rows))
+                update += 1
+            if update % LOG_EVERY == 0 or fraction >= 1.0:
+                elapsed = time.monotonic() - start
+                metrics = {name: float(value) for name, value in latest.items()}
+                if validation is not None:
+                    found = learner.validate(validation)
+                    metrics |= {f"validation_{name}": float(value) for name, value in found.items()}
+                if writer is None:
+                    writer = csv.writer(file)
+                    writer.writerow(["update", "seconds", *metrics])
+                writer.writerow([update, f"{elapsed:.2f}", *(f"{value:.6g}" for value in metrics.values())])
+                file.flush()
+                if progress is not None:
+                    progress(update, metrics)
+            if fraction >= 1.0:
+                break
+    return save_bundle(
+        out / "bundle",
+        contract=contract,
+        algorithm_name=algorithm,
+        configuration={"seed": seed, **plain_config(learner.config)},
+        policy_module=learner.policy,
+        state_tensors=learner.state_dict(),
+        normalisation=normalisation,
+        metrics={
+            "episodes": int(memory.episode[-1]) + 1,
+            "transitions": len(memory),
+            "updates": update,
+            "seconds": round(elapsed, 2),
+            **metrics,
+        },
+        source_episodes=source_episodes,
+    )
+
+
+def split_episodes(memory: ReplayMemory, generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Rows that begin a transition, to train on and to validate on; whole episodes go to one side.
+
+    Fewer than 20 episodes are all trained on.
+    """
+    episodes = np.unique(memory.episode[memory.transitions])
+    count = max(1, round(HELD_OUT * len(episodes))) if len(episodes) >= 20 else 0
+    held_out = np.isin(memory.episode[memory.transitions], generator.choice(episodes, count, replace=False))
+    return memory.transitions[~held_out], memory.transitions[held_out]
