@@ -181,12 +181,18 @@ def clean_shared_memory() -> None:
 
 def launch_description(graph_name: str) -> Any:
     """The same graph for `ros2 launch`: one launch argument per graph argument, one action per process."""
-    from launch import LaunchDescription
-    from launch.actions import DeclareLaunchArgument, EmitEvent, OpaqueFunction, RegisterEventHandler
-    from launch.actions import SetEnvironmentVariable
+    from launch.actions import (
+        DeclareLaunchArgument,
+        EmitEvent,
+        OpaqueFunction,
+        RegisterEventHandler,
+        SetEnvironmentVariable,
+    )
     from launch.event_handlers import OnProcessExit
     from launch.events import Shutdown
     from launch_ros.actions import Node
+
+    from launch import LaunchDescription  # type: ignore[attr-defined]
 
     graph = load_graph(graph_name)
 

@@ -136,7 +136,7 @@ class Goal:
 
 @dataclass(frozen=True)
 class Reward:
-    """Where each tick's judgement travels: a named vector with the entries `reward`, `success`, `terminated`, `truncated`."""
+    """Where each tick's judgement travels: a named vector of `reward`, `success`, `terminated` and `truncated`."""
 
     topic: str = "/reward"
 
@@ -272,7 +272,9 @@ class Contract:
             path = share_directory() / "config" / "contracts" / f"{name_or_path}.yaml"
             if not path.is_file():
                 known = ", ".join(sorted(p.stem for p in path.parent.glob("*.yaml")))
-                raise UserError(f"no contract is named '{name_or_path}'; there are: {known}, or give a path to a .yaml.")
+                raise UserError(
+                    f"no contract is named '{name_or_path}'; there are: {known}, or give a path to a .yaml."
+                )
         return schema.load(cls, path)
 
 

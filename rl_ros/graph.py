@@ -320,7 +320,8 @@ def _values(graph: Graph, given: Mapping[str, str]) -> dict[str, str]:
                 f"graph {graph.name}: {key}: expected one of {', '.join(argument.choices)}, got '{values[key]}'."
             )
     for key, variable in graph.variables.items():
-        values[key] = variable.values.get(values[variable.by], variable.otherwise)
+        found = variable.values.get(values[variable.by], variable.otherwise)
+        values[key] = _substitute(found, values, f"graph {graph.name}: variables: {key}")
     return values
 
 

@@ -75,7 +75,8 @@ def convert(kind: Any, value: Any, where: str) -> Any:
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if kind in (int, float, str, bool):
-        if type(value) is not kind:
+        # NaN passes every bound that is checked later, so it is refused here.
+        if type(value) is not kind or value != value:
             _refuse(where, {int: "a whole number", float: "a number", str: "text", bool: "true or false"}[kind], value)
         return value
     raise TypeError(f"schema cannot hold {kind!r}")

@@ -37,10 +37,10 @@ ALGORITHMS: dict[str, str] = {
 class Config:
     """Settings that every algorithm has."""
 
-    learning_rate: float = 1e-3
+    learning_rate: float = 2e-3
     """Of AdamW, after the warm-up."""
     weight_decay: float = 1e-2
-    batch_size: int = 128
+    batch_size: int = 64
     """Transitions an update."""
     warm_up: float = 0.03
     """Share of training over which the learning rate rises to its value; it then falls to 0 along a cosine."""
@@ -50,7 +50,7 @@ class Config:
     """Share of the way that the exported policy moves to the trained one at each update."""
     hidden_size: int = 256
     """Width of the hidden layers."""
-    image_features: int = 128
+    image_features: int = 64
     """Numbers that an image becomes."""
     image_shift: int = 1
     """Pixels by which training moves images, at most."""
@@ -79,12 +79,12 @@ class Algorithm(ABC):
     Args:
         contract: what the data mean.
         normalisation: of `dataset_statistics`.
-        config: an instance of the class's `Config`.
+        config: an instance of `config_type`.
         seed: of the initial weights and the image shifts.
     """
 
     name: ClassVar[str]
-    Config: ClassVar[type[Config]]
+    config_type: ClassVar[type[Config]]
 
     def __init__(self, contract: Contract, normalisation: Normalisation, config: Config, seed: int) -> None:
         self.contract, self.normalisation, self.config = contract, normalisation, config
@@ -118,7 +118,7 @@ class Algorithm(ABC):
     def loss(self, batch: Transitions, features: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """The scalar that an update descends, and the metrics to report; `features` are those of the observation."""
 
-    def after_update(self) -> None:
+    def after_update(self) -> None:  # noqa: B027 (most have nothing to do here)
         """What follows each update, such as moving target networks."""
 
     def schedule(self, fraction: float) -> None:
@@ -244,7 +244,7 @@ def make_algorithm(
 
     Args:
         normalisation: of `dataset_statistics`, or of the bundle that training continues from.
-        overrides: settings other than the defaults of its `Config`.
+        overrides: settings other than the defaults of its configuration.
 
     Raises:
         UserError: there is no such algorithm or setting, or a setting is of the wrong type.
@@ -253,7 +253,7 @@ def make_algorithm(
         raise UserError(f"no algorithm is named '{name}'; there are: {', '.join(sorted(ALGORITHMS))}.")
     module, _, attribute = ALGORITHMS[name].partition(":")
     algorithm: type[Algorithm] = getattr(importlib.import_module(module), attribute)
-    config = schema.convert(algorithm.Config, dict(overrides or {}), f"{name} settings")
+    config = schema.convert(algorithm.config_type, dict(overrides or {}), f"{name} settings")
     return algorithm(contract, normalisation, config, seed)
 
 

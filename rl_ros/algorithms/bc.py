@@ -21,7 +21,7 @@ class BehaviourCloning(Algorithm):
     """Maximise the likelihood of the recorded actions."""
 
     name: ClassVar[str] = "bc"
-    Config: ClassVar[type[Config]] = BehaviourCloningConfig
+    config_type: ClassVar[type[Config]] = BehaviourCloningConfig
 
     def loss(self, batch: Transitions, features: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """See `Algorithm.loss`."""

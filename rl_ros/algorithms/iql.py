@@ -41,14 +41,13 @@ class ImplicitQLearning(Algorithm):
     """
 
     name: ClassVar[str] = "iql"
-    Config: ClassVar[type[Config]] = ImplicitQLearningConfig
+    config_type: ClassVar[type[Config]] = ImplicitQLearningConfig
     config: ImplicitQLearningConfig
 
     def build(self) -> dict[str, nn.Module]:
         """The shared networks, `value`, the twin `critic`, and its `target_critic`, which no gradient moves."""
         networks = super().build()
-        features = networks["policy"].encoder.size
-        hidden = self.config.hidden_size
+        features, hidden = networks["policy"].encoder.size, self.config.hidden_size
         networks["value"] = StackedCritic(1, features, hidden)
         networks["critic"] = StackedCritic(2, features + len(self.contract.action_low), hidden)
         networks["target_critic"] = copy.deepcopy(networks["critic"]).requires_grad_(False)
@@ -76,7 +75,7 @@ class ImplicitQLearning(Algorithm):
         metrics["value"] = value.detach().mean()
         metrics["advantage_std"] = advantage.detach().std()
         metrics["cloning_loss"] = -log_probability.detach().mean()
-        return sum(losses.values()), metrics
+        return torch.stack(list(losses.values())).sum(), metrics
 
     def after_update(self) -> None:
         """Move the target critics: θ̂ ← (1 − α) θ̂ + α θ."""

@@ -7,12 +7,12 @@ stamps and on the order within each topic, never on how topics interleave, so bo
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 
 from rl_ros.contract import Key
-from rl_ros.episodes.messages import MessageError, decode, stamp_of, value
+from rl_ros.episodes.messages import MessageError, stamp_of, value
 
 MAX_PENDING = 32
 """Ticks that may wait for a slower topic before the oldest is given up."""
@@ -34,18 +34,9 @@ class Tick:
         return not self.problems
 
 
-class _Entry:
-    """One message; decoded once, and only if a tick takes it."""
-
-    __slots__ = ("stamp", "cdr", "message")
-
-    def __init__(self, stamp: int, cdr: bytes) -> None:
-        self.stamp, self.cdr, self.message = stamp, cdr, None
-
-    def decoded(self, message_type: str) -> Any:
-        if self.message is None:
-            self.message = decode(message_type, self.cdr)
-        return self.message
+class _Entry(NamedTuple):
+    stamp: int
+    cdr: bytes
 
 
 class Assembler:
@@ -142,7 +133,7 @@ class Assembler:
                 problems.append(f"{name}: {age:.3f} s old, at most {key.max_age:.3f} s allowed")
             else:
                 try:
-                    array = value(key, entry.decoded(key.type))
+                    array = value(key, entry.cdr)
                 except MessageError as error:
                     problems.append(f"{name}: {error}")
                     continue

@@ -2,7 +2,6 @@
 
 import json
 import struct
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -132,5 +131,3 @@ def read_bag(path: Path) -> Bag:
     if not footer and not bag.damage:
         bag.damage = f"cut off after {len(bag.messages)} messages"
     return bag
-
-

@@ -56,7 +56,10 @@ class End:
     steps: int
     total_reward: float
     simulated_seconds: float
+    running_seconds: float
+    """Wall time from the start to the end."""
     wall_seconds: float
+    """Wall time from its preparation to its end."""
 
 
 @dataclass(frozen=True)
@@ -122,7 +125,7 @@ class EpisodeLifecycle:
         if self.phase is not Phase.RESETTING or number != self.number:
             return []
         self._start = self._judged = stamp
-        self._steps, self._total = 0, 0.0
+        self._steps, self._total, self._started = 0, 0.0, now
         self._enter(Phase.RUNNING, now)
         return [Start(self.number, self._seed, stamp)]
 
@@ -183,6 +186,7 @@ class EpisodeLifecycle:
             self._steps,
             self._total,
             (self._judged - self._start) * 1e-9,
+            now - self._started,
             now - self._prepared,
         )
         return [end, *self._after_end(now)]

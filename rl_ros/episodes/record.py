@@ -24,8 +24,10 @@ import rl_ros
 from rl_ros.contract import Contract, Recorded
 from rl_ros.episodes.messages import definition
 
+WRITE_SECONDS = 0.02
+"""How often the writer thread wakes; waking it for each message costs several times as much as writing it."""
 FLUSH_SECONDS = 0.1
-"""How often what has arrived is written out as a chunk; with a queue in front, at most 0.2 s are ever at risk."""
+"""How often what has arrived is written out as a chunk; with the wait above, at most 0.2 s are ever at risk."""
 CHUNK_BYTES = 1 << 20
 UNFINISHED = ".unfinished"
 """Suffix of a bag's directory until it is complete."""
@@ -160,7 +162,6 @@ class EpisodeRecorder:
     Args:
         directory: where the bags go.
         contract: embedded in every bag; names the topics.
-        log_time_from_stamp: log messages at their header stamp (simulated time) instead of at reception.
         patience: seconds to wait, after an episode's end was announced, for topics that lag behind.
         waiting_bytes: bound on what is kept for an episode not announced yet; the oldest is dropped beyond it.
     """
@@ -169,13 +170,12 @@ class EpisodeRecorder:
         self,
         directory: Path,
         contract: Contract,
-        log_time_from_stamp: bool,
         patience: float = 2.0,
         waiting_bytes: int = 64 << 20,
     ) -> None:
         self.topics = contract.recorded_topics()
         self._directory, self._contract = directory, contract
-        self._log_time_from_stamp, self._patience = log_time_from_stamp, patience
+        self._patience = patience
         directory.mkdir(parents=True, exist_ok=True)
         self._ticking = [topic for topic, recorded in self.topics.items() if recorded.every_tick]
         self._waiting: deque[tuple[str, int, int, bytes]] = deque()
@@ -183,21 +183,22 @@ class EpisodeRecorder:
         self._open: list[_OpenEpisode] = []
         self._finished: queue.SimpleQueue[FinishedEpisode] = queue.SimpleQueue()
         self._failure: BaseException | None = None
-        self._queue: queue.SimpleQueue[tuple[str, tuple]] = queue.SimpleQueue()
+        self._queue: deque[tuple[str, tuple]] = deque()
+        self._wake = threading.Event()
         self._thread = threading.Thread(target=self._run, name="bag writer", daemon=True)
         self._thread.start()
 
-    def receive(self, topic: str, stamp: int, received: int, cdr: bytes) -> None:
-        """Take one message; `stamp` and `received` in nanoseconds. Returns at once."""
-        self._queue.put(("receive", (topic, stamp, received, cdr)))
+    def receive(self, topic: str, stamp: int, log_time: int, cdr: bytes) -> None:
+        """Take one message; `stamp` and `log_time` in nanoseconds. Returns at once."""
+        self._queue.append(("receive", (topic, stamp, log_time, cdr)))
 
     def begin(self, number: int, start: int, metadata: dict[str, str]) -> None:
         """An episode begins at stamp `start`; its messages may be here already."""
-        self._queue.put(("begin", (number, start, metadata)))
+        self._queue.append(("begin", (number, start, metadata)))
 
     def end(self, number: int, end: int, outcome: str) -> None:
         """The episode's last observation has the stamp `end`."""
-        self._queue.put(("end", (number, end, outcome)))
+        self._queue.append(("end", (number, end, outcome)))
 
     def finished(self) -> list[FinishedEpisode]:
         """Episodes closed since the last call.
@@ -214,7 +215,8 @@ class EpisodeRecorder:
 
     def close(self, outcome: str = "operator") -> list[FinishedEpisode]:
         """Close open episodes with `outcome`, stop the thread, and return what was closed."""
-        self._queue.put(("stop", (outcome,)))
+        self._queue.append(("stop", (outcome,)))
+        self._wake.set()
         self._thread.join()
         return self.finished()
 
@@ -224,40 +226,36 @@ class EpisodeRecorder:
         try:
             next_flush = time.monotonic() + FLUSH_SECONDS
             while True:
-                try:
-                    kind, arguments = self._queue.get(timeout=max(0.0, next_flush - time.monotonic()))
-                except queue.Empty:
-                    pass
-                else:
+                self._wake.wait(WRITE_SECONDS)
+                while self._queue:
+                    kind, arguments = self._queue.popleft()
                     if kind == "stop":
                         self._stop(*arguments)
                         return
                     getattr(self, f"_{kind}")(*arguments)
+                self._close_complete()
                 if time.monotonic() >= next_flush:
                     for episode in self._open:
                         episode.file.flush()
-                    self._close_complete()
                     next_flush = time.monotonic() + FLUSH_SECONDS
-        except BaseException as error:  # handed to the caller by finished()
+        except Exception as error:  # noqa: BLE001  (handed to the caller by finished())
             self._failure = error
 
-    def _receive(self, topic: str, stamp: int, received: int, cdr: bytes) -> None:
+    def _receive(self, topic: str, stamp: int, log_time: int, cdr: bytes) -> None:
         for episode in self._open:
             if stamp >= episode.start:
                 episode.newest[topic] = max(stamp, episode.newest.get(topic, 0))
-        if not self._write(topic, stamp, received, cdr):
-            self._waiting.append((topic, stamp, received, cdr))
+        if not self._write(topic, stamp, log_time, cdr):
+            self._waiting.append((topic, stamp, log_time, cdr))
             self._waiting_size += len(cdr)
             while self._waiting_size > self._waiting_limit:
                 self._waiting_size -= len(self._waiting.popleft()[3])
-        if any(episode.end is not None for episode in self._open):
-            self._close_complete()
 
-    def _write(self, topic: str, stamp: int, received: int, cdr: bytes) -> bool:
+    def _write(self, topic: str, stamp: int, log_time: int, cdr: bytes) -> bool:
         for episode in self._open:
             if stamp < episode.start or (episode.end is not None and stamp > episode.end):
                 continue
-            episode.file.write(topic, stamp if self._log_time_from_stamp else received, cdr)
+            episode.file.write(topic, log_time, cdr)
             return True
         return False
 
@@ -278,14 +276,13 @@ class EpisodeRecorder:
                 episode.end, episode.outcome = end, outcome
                 episode.deadline = time.monotonic() + self._patience
         self._claim()
-        self._close_complete()
 
     def _claim(self) -> None:
         waiting, self._waiting, self._waiting_size = self._waiting, deque(), 0
         oldest = min((episode.start for episode in self._open), default=0)
-        for topic, stamp, received, cdr in waiting:
-            if not self._write(topic, stamp, received, cdr) and stamp >= oldest:
-                self._waiting.append((topic, stamp, received, cdr))
+        for topic, stamp, log_time, cdr in waiting:
+            if not self._write(topic, stamp, log_time, cdr) and stamp >= oldest:
+                self._waiting.append((topic, stamp, log_time, cdr))
                 self._waiting_size += len(cdr)
 
     def _lagging(self, episode: _OpenEpisode) -> tuple[str, ...]:

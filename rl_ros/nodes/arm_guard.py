@@ -53,7 +53,7 @@ class ArmGuard(Node):
 
     def on_joints(self, cdr: bytes) -> None:
         """Where the arm is; may complete an action that came first."""
-        joints = messages.value(self.joints, messages.decode(self.joints.type, cdr))
+        joints = messages.value(self.joints, cdr)
         if np.isfinite(joints).all():
             self.measured, self.measured_stamp = joints, messages.stamp_of(cdr)
             self.answer(self.actions.push(self.joints.topic, cdr))
@@ -66,9 +66,7 @@ class ArmGuard(Node):
             if self.stopped:
                 command = self.guard.hold(self.measured, self.gripper, Code.EMERGENCY_STOP, "call arm_guard/rearm")
             elif len(tick.values) < len(self.actions.keys):
-                command = self.guard.hold(
-                    self.measured, self.gripper, Code.INCOMPLETE, "; ".join(tick.problems)
-                )
+                command = self.guard.hold(self.measured, self.gripper, Code.INCOMPLETE, "; ".join(tick.problems))
             else:
                 command = self.guard.command(
                     tick.values["linear_velocity"],

@@ -1,6 +1,7 @@
 """arm_sim: PyBullet behind the topics of an arm driven by ros2_control."""
 
 from rl_ros.episodes import messages
+from rl_ros.errors import UserError
 from rl_ros.nodes.base import Node, steady
 from rl_ros.resources import share_file
 from rl_ros.robots.arm import Arm
@@ -20,7 +21,7 @@ class ArmSim(Node):
         super().__init__("arm_sim")
         self.arm = Arm()
         scene = Scene.load(share_file(f"sim/scenes/{self.settings['scene']}.yaml"))
-        self.world = PyBulletArm(scene, self.arm, randomise=self.settings["randomise"])
+        self.world = PyBulletArm(scene, self.arm, self.settings["physics_rate"], self.settings["randomise"])
         self.lockstep = self.settings["lockstep"]
         self.world_began = self.contract.period_ns
         """Stamp of the moment the world was last reset, nanoseconds."""
@@ -34,6 +35,8 @@ class ArmSim(Node):
         if self.lockstep:
             self.listen(self.contract.reward.topic, self.on_judgement)
         else:
+            if self.settings["physics_rate"] % self.settings["state_rate"]:
+                raise UserError("node arm_sim: state_rate: must divide physics_rate, or simulated time would drift.")
             self.world.reset(0)
             self.steps_per_image = max(1, round(self.settings["state_rate"] / self.contract.control_rate))
             self.steps = 0
@@ -125,9 +128,7 @@ class ArmSim(Node):
         self.due = {"arm", "gripper", "judgement"}
         height, width, _ = image.shape
         matrix = self.world.camera_matrix()
-        self.send(
-            "camera/camera_info", messages.camera_info_cdr(stamp, CAMERA_FRAME, matrix, height, width)
-        )
+        self.send("camera/camera_info", messages.camera_info_cdr(stamp, CAMERA_FRAME, matrix, height, width))
         cdr = messages.image_cdr(stamp, CAMERA_FRAME, image)
         self.published_at = steady()
         self.send("camera/image_raw", cdr)

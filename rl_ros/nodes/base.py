@@ -7,7 +7,8 @@ from importlib import import_module
 from typing import Any
 
 import rclpy.node
-from rclpy.clock import Clock, ClockType
+from rclpy.clock import Clock
+from rclpy.clock_type import ClockType
 from rclpy.exceptions import ParameterUninitializedException
 from rclpy.parameter import Parameter
 from rclpy.publisher import Publisher
@@ -72,9 +73,7 @@ class Node(rclpy.node.Node):
     def listen(self, topic: str, callback: Callable[[bytes], None]) -> None:
         """Subscribe to one of the node's topics."""
         endpoint = self._listenable[topic]
-        self.create_subscription(
-            message_class(endpoint.type), topic, callback, self._profile(endpoint.qos), raw=True
-        )
+        self.create_subscription(message_class(endpoint.type), topic, callback, self._profile(endpoint.qos), raw=True)
 
     def steady_timer(self, period: float, callback: Callable[[], None]) -> Timer:
         """A timer that fires every `period` s whatever ROS time does."""

@@ -57,6 +57,7 @@ class EpisodeManager(Node):
                             "steps": step.steps,
                             "return": step.total_reward,
                             "simulated_seconds": step.simulated_seconds,
+                            "running_seconds": step.running_seconds,
                             "wall_seconds": step.wall_seconds,
                         }
                     )
@@ -81,8 +82,9 @@ class EpisodeManager(Node):
         """A reward arrived."""
         judgement = messages.decode("sensor_msgs/msg/JointState", cdr)
         flags = dict(zip(judgement.name, judgement.position.tolist(), strict=True))
-        over = [bool(flags[name]) for name in ("success", "terminated", "truncated")]
-        self.act(self.lifecycle.judged(messages.stamp_of(cdr), flags["reward"], *over, steady()))
+        success, terminated, truncated = (bool(flags[name]) for name in ("success", "terminated", "truncated"))
+        stamp = messages.stamp_of(cdr)
+        self.act(self.lifecycle.judged(stamp, flags["reward"], success, terminated, truncated, steady()))
 
     def on_acknowledge(self, cdr: bytes) -> None:
         """A node is ready for an episode."""

@@ -18,7 +18,6 @@ class GoalEncoder(Node):
 
     def on_goal(self, cdr: bytes) -> None:
         """Encode one goal."""
-        pose = messages.decode(GOAL_POSITION.type, cdr)
-        goal = self.task.goal_vector(messages.value(GOAL_POSITION, pose))
+        goal = self.task.goal_vector(messages.value(GOAL_POSITION, cdr))
         key = self.contract.goal.desired_goal
         self.send(key.topic, messages.joint_state_cdr(messages.stamp_of(cdr), key.names, goal))

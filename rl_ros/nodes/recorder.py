@@ -17,9 +17,7 @@ class Recorder(Node):
         super().__init__("recorder")
         if not self.settings["directory"]:
             raise UserError("node recorder: directory: must be given; it is where the bags go.")
-        self.episodes = EpisodeRecorder(
-            Path(self.settings["directory"]), self.contract, self.settings["log_time_from_stamp"]
-        )
+        self.episodes = EpisodeRecorder(Path(self.settings["directory"]), self.contract)
         for topic in self.episodes.topics:
             callback = self.on_event if topic == EVENTS else lambda cdr, topic=topic: self.receive(topic, cdr)  # type: ignore[misc]
             self.listen(topic, callback)
@@ -27,7 +25,9 @@ class Recorder(Node):
 
     def receive(self, topic: str, cdr: bytes) -> None:
         """One message of any topic."""
-        self.episodes.receive(topic, messages.stamp_of(cdr), self.get_clock().now().nanoseconds, cdr)
+        stamp = messages.stamp_of(cdr)
+        logged = stamp if self.settings["log_time_from_stamp"] else self.get_clock().now().nanoseconds
+        self.episodes.receive(topic, stamp, logged, cdr)
 
     def on_event(self, cdr: bytes) -> None:
         """Episodes begin and end; the events are recorded like everything else."""

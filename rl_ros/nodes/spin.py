@@ -1,12 +1,12 @@
 """The one executor choice, and how a process of nodes begins and ends."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib import import_module
 
 import rclpy
 from rclpy.executors import ExternalShutdownException
-from rclpy.experimental import EventsExecutor
+from rclpy.experimental.events_executor import EventsExecutor
 
 from rl_ros.errors import UserError
 from rl_ros.nodes.base import Node
@@ -15,10 +15,10 @@ SPIN_TIMEOUT = 0.2
 """s. Without a timeout the events executor of these wheels runs nothing and burns a core."""
 
 
-def node_class(name: str) -> type[Node]:
+def node_class(name: str) -> Callable[[], Node]:
     """The class of a node by its name in `config/nodes.yaml`."""
     module = import_module(f"rl_ros.nodes.{name}")
-    found: type[Node] = getattr(module, "".join(part.capitalize() for part in name.split("_")))
+    found: Callable[[], Node] = getattr(module, "".join(part.capitalize() for part in name.split("_")))
     return found
 
 

@@ -1,13 +1,13 @@
 """Offline training: from a replay memory to a policy bundle, in one loop for every algorithm."""
 
 import csv
+import ctypes
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from rl_ros.algorithms.base import dataset_statistics, make_algorithm, plain_config
 from rl_ros.contract import Contract
@@ -59,8 +59,9 @@ def train(
     Raises:
         UserError: an unknown algorithm or setting, or not exactly one of `seconds` and `updates`.
     """
-    if (seconds is None) == (updates is None) or min(seconds or 1, updates or 1) <= 0:
+    if (seconds is None) == (updates is None) or (seconds or updates or 0) <= 0:
         raise UserError("training takes either a positive number of seconds or of updates; give one of them.")
+    keep_freed_memory()
     normalisation = dataset_statistics(memory, contract)
     learner = make_algorithm(algorithm, contract, normalisation, seed=seed, overrides=overrides)
     generator = np.random.default_rng(seed)
@@ -125,3 +126,15 @@ def split_episodes(memory: ReplayMemory, generator: np.random.Generator) -> tupl
     count = max(1, round(HELD_OUT * len(episodes))) if len(episodes) >= 20 else 0
     held_out = np.isin(memory.episode[memory.transitions], generator.choice(episodes, count, replace=False))
     return memory.transitions[~held_out], memory.transitions[held_out]
+
+
+def keep_freed_memory() -> None:
+    """Let this process keep the memory that it frees for its next allocation.
+
+    By default glibc gives large blocks back to the kernel, and every update with images begins by faulting a thousand
+    pages in again: a fifth of its time (measured). Elsewhere than on glibc this does nothing.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(-3, 32 << 20)  # M_MMAP_THRESHOLD of malloc.h, at its largest
+        mallopt(-1, 1 << 30)  # M_TRIM_THRESHOLD
