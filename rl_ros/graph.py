@@ -277,6 +277,9 @@ def resolve(graph: Graph, given: Mapping[str, str]) -> ResolvedGraph:
     for name, node in graph.nodes.items():
         if name not in specs:
             raise UserError(f"graph {graph.name}: nodes: '{name}' is not one of: {', '.join(sorted(specs))}.")
+        for key in (*node.only, *node.unless):
+            if key not in values:
+                raise UserError(f"graph {graph.name}: {name}: {_no_argument(key, values)}")
         if any(values[k] != v for k, v in node.only.items()) or any(values[k] == v for k, v in node.unless.items()):
             continue
         spec = specs[name]
@@ -320,9 +323,15 @@ def _values(graph: Graph, given: Mapping[str, str]) -> dict[str, str]:
                 f"graph {graph.name}: {key}: expected one of {', '.join(argument.choices)}, got '{values[key]}'."
             )
     for key, variable in graph.variables.items():
+        if variable.by not in values:
+            raise UserError(f"graph {graph.name}: variables: {key}: {_no_argument(variable.by, values)}")
         found = variable.values.get(values[variable.by], variable.otherwise)
         values[key] = _substitute(found, values, f"graph {graph.name}: variables: {key}")
     return values
+
+
+def _no_argument(key: str, values: Mapping[str, str]) -> str:
+    return f"'{key}' is not an argument; there are: {', '.join(values)}."
 
 
 def _substitute(value: Any, values: Mapping[str, str], where: str) -> Any:

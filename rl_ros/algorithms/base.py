@@ -50,7 +50,7 @@ class Config:
     """Share of the way that the exported policy moves to the trained one at each update."""
     hidden_size: int = 256
     """Width of the hidden layers."""
-    image_features: int = 64
+    image_features: int = 128
     """Numbers that an image becomes."""
     image_shift: int = 1
     """Pixels by which training moves images, at most."""

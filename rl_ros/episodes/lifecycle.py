@@ -165,7 +165,7 @@ class EpisodeLifecycle:
             return []
         missing = ", ".join(sorted(self.required - self._acknowledged))
         reason = {
-            Phase.PREPARING: f"no answer from: {missing}; is it running on this ROS domain?",
+            Phase.PREPARING: f"no answer from: {missing}; " + (hint or "is it running on this ROS domain?"),
             Phase.RESETTING: "nothing reset the arm; is arm_sim, or the node that brings a real arm home, running?",
             Phase.RUNNING: "no observation was judged; " + (hint or "is a sensor or the policy silent?"),
             Phase.CLOSING: "arm_guard does not answer; is it running?",

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
+from rosbags.serde import SerdeError
 from rosbags.typesys import Stores, get_typestore
 
 from rl_ros.contract import Contract, Key
@@ -36,7 +37,7 @@ def decode(message_type: str, cdr: bytes) -> Any:
         return TYPESTORE.deserialize_cdr(cdr, message_type)
     except KeyError as error:
         raise MessageError(f"the type {message_type} is unknown") from error
-    except (ValueError, IndexError, struct.error, AssertionError, UnicodeDecodeError) as error:
+    except (SerdeError, ValueError, IndexError, struct.error, AssertionError) as error:
         raise MessageError(f"{len(cdr)} bytes that are no {message_type}") from error
 
 
@@ -234,11 +235,11 @@ def value(key: Key, cdr: bytes) -> np.ndarray:
     Raises:
         MessageError: bytes cut short, or a wrong encoding, size or name.
     """
-    if not cdr[1] & 1:  # big endian: rare enough to go the long way round
-        cdr = encode(key.type, decode(key.type, cdr))
     try:
+        if not cdr[1] & 1:  # big endian: rare enough to go the long way round
+            cdr = encode(key.type, decode(key.type, cdr))
         return _READERS[key.type](key, cdr)
-    except (struct.error, ValueError, IndexError) as error:
+    except (SerdeError, struct.error, ValueError, IndexError) as error:
         if isinstance(error, MessageError):
             raise
         raise MessageError(f"{len(cdr)} bytes that are no {key.type}") from error

@@ -142,8 +142,15 @@ class _OpenEpisode:
     end: int | None = None
     outcome: str = ""
     deadline: float = 0.0
+    oldest: dict[str, int] = field(default_factory=dict)
     newest: dict[str, int] = field(default_factory=dict)
-    """The newest stamp seen on each topic since the episode began, in this episode or after it."""
+    """The oldest and newest stamp seen on each topic since the episode began, in this episode or after it."""
+
+    def see(self, topic: str, stamp: int) -> None:
+        """Note that something came on a topic."""
+        if stamp >= self.start:
+            self.oldest[topic] = min(stamp, self.oldest.get(topic, stamp))
+            self.newest[topic] = max(stamp, self.newest.get(topic, stamp))
 
 
 @dataclass(frozen=True)
@@ -153,7 +160,7 @@ class FinishedEpisode:
     number: int
     path: Path
     missing: tuple[str, ...]
-    """Topics that had not passed the end of the episode when patience ran out; empty when all is there."""
+    """Topics that began late, or had not passed the end of the episode when patience ran out."""
 
 
 class EpisodeRecorder:
@@ -243,8 +250,7 @@ class EpisodeRecorder:
 
     def _receive(self, topic: str, stamp: int, log_time: int, cdr: bytes) -> None:
         for episode in self._open:
-            if stamp >= episode.start:
-                episode.newest[topic] = max(stamp, episode.newest.get(topic, 0))
+            episode.see(topic, stamp)
         if not self._write(topic, stamp, log_time, cdr):
             self._waiting.append((topic, stamp, log_time, cdr))
             self._waiting_size += len(cdr)
@@ -266,8 +272,7 @@ class EpisodeRecorder:
         episode = _OpenEpisode(number, start, everything, EpisodeFile(self._directory, name, self.topics, everything))
         self._open.append(episode)
         for topic, stamp, _, _ in self._waiting:
-            if stamp >= start:
-                episode.newest[topic] = max(stamp, episode.newest.get(topic, 0))
+            episode.see(topic, stamp)
         self._claim()
 
     def _end(self, number: int, end: int, outcome: str) -> None:
@@ -298,6 +303,8 @@ class EpisodeRecorder:
 
     def _close(self, episode: _OpenEpisode, missing: tuple[str, ...]) -> None:
         self._open.remove(episode)
+        late = episode.start + self._contract.period_ns
+        missing += tuple(t for t in self._ticking if t not in missing and episode.oldest.get(t, late + 1) > late)
         outcome = {
             "outcome": episode.outcome,
             "end": str(episode.end),

@@ -12,6 +12,7 @@ from rclpy.clock_type import ClockType
 from rclpy.exceptions import ParameterUninitializedException
 from rclpy.parameter import Parameter
 from rclpy.publisher import Publisher
+from rclpy.subscription import Subscription
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.timer import Timer
 
@@ -58,6 +59,8 @@ class Node(rclpy.node.Node):
             topic: self.create_publisher(message_class(e.type), topic, self._profile(e.qos))
             for topic, e in endpoints(self._spec.publishes, self.contract).items()
         }
+        self.listening: dict[str, Subscription] = {}
+        """The node's subscriptions by topic."""
         self._listenable = endpoints(self._spec.subscribes, self.contract)
         self.exit_code: int | None = None
         """Set to end the process this node lives in."""
@@ -73,7 +76,9 @@ class Node(rclpy.node.Node):
     def listen(self, topic: str, callback: Callable[[bytes], None]) -> None:
         """Subscribe to one of the node's topics."""
         endpoint = self._listenable[topic]
-        self.create_subscription(message_class(endpoint.type), topic, callback, self._profile(endpoint.qos), raw=True)
+        self.listening[topic] = self.create_subscription(
+            message_class(endpoint.type), topic, callback, self._profile(endpoint.qos), raw=True
+        )
 
     def steady_timer(self, period: float, callback: Callable[[], None]) -> Timer:
         """A timer that fires every `period` s whatever ROS time does."""

@@ -21,7 +21,7 @@ class EpisodeManager(Node):
             settings["episodes"],
             settings["seed"],
             settings["first_episode"],
-            ("policy", "reward"),
+            ("policy", "reward", "recorder") if settings["recorded"] else ("policy", "reward"),
             settings["recorded"],
             settings["patience"],
         )

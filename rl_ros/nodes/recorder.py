@@ -21,7 +21,9 @@ class Recorder(Node):
         for topic in self.episodes.topics:
             callback = self.on_event if topic == EVENTS else lambda cdr, topic=topic: self.receive(topic, cdr)  # type: ignore[misc]
             self.listen(topic, callback)
-        self.steady_timer(0.05, self.on_finished)
+        self.preparing: int | None = None
+        """Number of the episode that is to be acknowledged once every topic has a publisher."""
+        self.steady_timer(0.05, self.on_time)
 
     def receive(self, topic: str, cdr: bytes) -> None:
         """One message of any topic."""
@@ -33,14 +35,30 @@ class Recorder(Node):
         """Episodes begin and end; the events are recorded like everything else."""
         self.receive(EVENTS, cdr)
         event = messages.status_of(cdr)
-        if event.name == "start":
+        if event.name == "prepare":
+            self.preparing = int(event.values["episode"])
+            self.acknowledge()
+        elif event.name == "start":
             self.episodes.begin(int(event.values["episode"]), event.stamp, {"seed": event.values["seed"]})
         elif event.name == "end":
             self.episodes.end(int(event.values["episode"]), event.stamp, event.values["outcome"])
 
-    def on_finished(self) -> None:
-        """Say which bags are closed."""
+    def on_time(self) -> None:
+        """Say which bags are closed, and whether all topics are there."""
         self.announce(self.episodes.finished())
+        self.acknowledge()
+
+    def acknowledge(self) -> None:
+        """Ready for an episode once every topic has a publisher: one found later would lose messages."""
+        if self.preparing is None:
+            return
+        silent = [topic for topic, subscription in self.listening.items() if not subscription.get_publisher_count()]
+        if silent:
+            text = f"no publisher on {', '.join(silent)}"
+            self.send("diagnostics", messages.status_cdr(0, "recorder", text, {}, messages.ERROR))
+            return
+        self.send("episode/acknowledge", messages.joint_state_cdr(0, [self.get_name()], [self.preparing]))
+        self.preparing = None
 
     def announce(self, finished: list[FinishedEpisode]) -> None:
         """One status for each closed bag; an error where topics are missing."""
