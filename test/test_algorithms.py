@@ -110,7 +110,7 @@ def test_value_loss_is_least_at_the_expectile() -> None:
     optimiser = torch.optim.SGD([value], lr=0.5)
     for _ in range(100):
         optimiser.zero_grad()
-        value_loss(q, value.expand(2), expectile=0.8).backward()
+        torch.autograd.backward(value_loss(q, value.expand(2), expectile=0.8))
         optimiser.step()
     assert value.item() == pytest.approx(0.8, abs=1e-4)  # 0.8 (1 - v) = 0.2 v
 
@@ -154,14 +154,13 @@ def test_the_most_likely_action_keeps_its_order_and_limits(contract: Contract) -
 
 def test_stacked_critics_are_independent_networks() -> None:
     critic = StackedCritic(2, 5, 8)
-    x = torch.randn(7, 5)
+    x, weights = torch.randn(7, 5), dict(critic.named_parameters())
     together = critic(x[:, :3], x[:, 3:])
     assert together.shape == (2, 7)
     for i in range(2):
-        y = x
-        for layer, norm in zip(critic.layers[:-1], critic.norms, strict=True):
-            y = torch.relu(norm(y @ layer.weight[i] + layer.bias[i]))
-        y = y @ critic.layers[-1].weight[i] + critic.layers[-1].bias[i]
+        first, second, last = ((weights[f"layers.{n}.weight"][i], weights[f"layers.{n}.bias"][i]) for n in range(3))
+        y = torch.relu(critic.norms[0](x @ first[0] + first[1]))
+        y = torch.relu(critic.norms[1](y @ second[0] + second[1])) @ last[0] + last[1]
         torch.testing.assert_close(together[i], y[:, 0])
 
 

@@ -178,7 +178,5 @@ def test_what_a_policy_would_see_differently_is_named(
         lambda data: None,
     ],
 )
-def test_what_a_policy_never_sees_may_differ(
-    contract: Contract, change: Callable[[dict[str, Any]], object]
-) -> None:
+def test_what_a_policy_never_sees_may_differ(contract: Contract, change: Callable[[dict[str, Any]], object]) -> None:
     assert difference(contract, changed(contract, change)) is None

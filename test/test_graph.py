@@ -355,10 +355,11 @@ def by_supervisor(
 
 def by_launch(launch_file: Path, arguments: dict[str, str]) -> Started:
     """What `ros2 launch` runs: the launch file's actions, evaluated in order by launch itself."""
-    from launch import LaunchContext
     from launch.actions import DeclareLaunchArgument, OpaqueFunction
     from launch.utilities import perform_substitutions
     from launch_ros.actions import Node
+
+    from launch import LaunchContext
 
     description = runpy.run_path(str(launch_file))["generate_launch_description"]()
     context = LaunchContext(argv=[])

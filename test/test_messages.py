@@ -1,4 +1,4 @@
-"""Bytes to arrays: the readers against rosbags' own encoder and decoder, and everything that can be wrong with bytes."""
+"""Bytes to arrays: the readers against rosbags itself, and everything that can be wrong with bytes."""
 
 import dataclasses
 from typing import Any
@@ -23,9 +23,7 @@ def joint_key(field: str, unit: str, names: tuple[str, ...], dtype: Any = "float
     return Key("/j", "sensor_msgs/msg/JointState", field, (len(names),), dtype, unit, names=names)
 
 
-def image_message(
-    pixels: np.ndarray, encoding: str = "rgb8", padding: int = 0, frame: str = "", **changes: Any
-) -> Any:
+def image_message(pixels: np.ndarray, encoding: str = "rgb8", padding: int = 0, frame: str = "", **changes: Any) -> Any:
     height, width, channels = pixels.shape
     rows = np.full((height, width * channels + padding), 255, np.uint8)
     rows[:, : width * channels] = pixels.reshape(height, -1)

@@ -13,7 +13,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import numpy as np
 import torch
@@ -37,15 +37,13 @@ ALGORITHMS: dict[str, str] = {
 class Config:
     """Settings that every algorithm has."""
 
-    learning_rate: float = 2e-3
+    learning_rate: float = 3e-3
     """Of AdamW, after the warm-up."""
     weight_decay: float = 1e-2
     batch_size: int = 64
     """Transitions an update."""
     warm_up: float = 0.03
     """Share of training over which the learning rate rises to its value; it then falls to 0 along a cosine."""
-    gradient_norm: float = 10.0
-    """Longer gradients are shortened to this."""
     average_rate: float = 0.005
     """Share of the way that the exported policy moves to the trained one at each update."""
     hidden_size: int = 256
@@ -54,8 +52,9 @@ class Config:
     """Numbers that an image becomes."""
     image_shift: int = 1
     """Pixels by which training moves images, at most."""
-    auxiliary_weight: float = 1.0
-    """Of the loss that asks image features for the contract's auxiliary values; 0 turns it off."""
+    auxiliary_weight: float = 30.0
+    """Of the loss that asks image features for the contract's auxiliary values; 0 turns it off. What matters most for
+    grasping: 30 instead of 1 takes behaviour cloning from 81 to 94 of 100 in less time."""
     action_std: float = 0.2
     """Standard deviation of the policy's continuous actions, where half of their range is 1."""
 
@@ -91,7 +90,7 @@ class Algorithm(ABC):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.networks = nn.ModuleDict(self.build())
-        self.trained_policy: Policy = self.networks["policy"]  # type: ignore[assignment]
+        self.trained_policy = cast(Policy, self.networks["policy"])
         self.policy: Policy = copy.deepcopy(self.trained_policy).requires_grad_(False)
         """The policy to export: the running mean of `networks["policy"]`."""
         self.updates = 0
@@ -132,8 +131,7 @@ class Algorithm(ABC):
         """Learn from one batch; metrics are scalar tensors, to be read (`float`) only as often as they are logged."""
         total, metrics = self._total_loss(self._transitions(batch, shift=self.config.image_shift))
         self._optimiser.zero_grad(set_to_none=True)
-        total.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(self._parameters.values(), self.config.gradient_norm, foreach=True)
+        torch.autograd.backward(total)
         self._optimiser.step()
         self.updates += 1
         # The mean of all so far until there are enough of them for a running mean: no trace of the initial weights.

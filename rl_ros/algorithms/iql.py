@@ -9,7 +9,7 @@ Kostrikov, Nair and Levine 2021, "Offline Reinforcement Learning with Implicit Q
 
 import copy
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from rl_ros.algorithms.base import Algorithm, Config, Transitions
 from rl_ros.networks.critics import StackedCritic
 from rl_ros.networks.layers import move_towards
+from rl_ros.networks.policies import Policy
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ class ImplicitQLearning(Algorithm):
     def build(self) -> dict[str, nn.Module]:
         """The shared networks, `value`, the twin `critic`, and its `target_critic`, which no gradient moves."""
         networks = super().build()
-        features, hidden = networks["policy"].encoder.size, self.config.hidden_size
+        features, hidden = cast(Policy, networks["policy"]).encoder.size, self.config.hidden_size
         networks["value"] = StackedCritic(1, features, hidden)
         networks["critic"] = StackedCritic(2, features + len(self.contract.action_low), hidden)
         networks["target_critic"] = copy.deepcopy(networks["critic"]).requires_grad_(False)

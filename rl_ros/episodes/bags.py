@@ -110,7 +110,8 @@ def read_bag(path: Path) -> Bag:
     footer = False
     with file.open("rb") as stream:
         try:
-            for record in StreamReader(stream, record_size_limit=RECORD_SIZE_LIMIT).records:
+            reader = StreamReader(stream, validate_crcs=True, record_size_limit=RECORD_SIZE_LIMIT)
+            for record in reader.records:
                 if isinstance(record, Message):
                     topic, message_type = channels[record.channel_id]
                     bag.messages.append(RawMessage(topic, message_type, record.log_time, record.data))
@@ -124,7 +125,7 @@ def read_bag(path: Path) -> Bag:
                     bag.outcome = record.metadata
                 elif isinstance(record, Footer):
                     footer = True
-        except (McapError, EOFError, struct.error, UnicodeDecodeError, KeyError, ValueError) as error:
+        except (McapError, EOFError, struct.error, KeyError, ValueError, OverflowError, MemoryError) as error:
             if not channels and not bag.metadata:
                 raise UserError(f"{file}: not an MCAP file, or cut off before its first record.") from error
             bag.damage = f"cut off or damaged after {len(bag.messages)} messages"

@@ -49,6 +49,8 @@ def read_episode(bag: Bag, contract: Contract) -> Episode:
         raise UserError(f"{bag.path}: holds no message.")
     observed = contract.observation | contract.auxiliary | {"desired_goal": contract.goal.desired_goal}
     ticks = _ticks(bag, Assembler(observed, contract.reference))
+    if "end" in bag.outcome:  # in real time the camera goes on while the end is announced
+        ticks = [tick for tick in ticks if tick.stamp <= int(bag.outcome["end"])]
     actions = {t.stamp: t for t in _ticks(bag, Assembler(contract.action, next(iter(contract.action))))}
     judgements = {t.stamp: t for t in _ticks(bag, Assembler(contract.reward_keys, "reward"))}
 

@@ -54,7 +54,9 @@ class EpisodeFile:
         self.directory.mkdir(parents=True)
         self.path = self.directory / f"{name}_0.mcap"
         self._stream = self.path.open("wb")
-        self._writer = _TimedWriter(self._stream, chunk_size=CHUNK_BYTES, compression=CompressionType.NONE)
+        self._writer = _TimedWriter(
+            self._stream, chunk_size=CHUNK_BYTES, compression=CompressionType.NONE, enable_data_crcs=True
+        )
         self._writer.start(profile=Profile.ROS2, library=f"rl_ros {rl_ros.__version__}")
         self._writer.add_metadata(METADATA, metadata)
         self._topics = topics

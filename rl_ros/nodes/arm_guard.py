@@ -42,6 +42,7 @@ class ArmGuard(Node):
         self.measured_stamp = 0
         self.gripper = 1.0
         self.stopped = False
+        self.said: Code | None = None
         self.last_action: float | None = None
         """When the last accepted action came, s; None once the watchdog has answered for it."""
         for topic in {channel.topic for channel in self.contract.action.values()}:
@@ -102,7 +103,7 @@ class ArmGuard(Node):
         return response
 
     def publish(self, stamp: int, command: Command) -> None:
-        """The command to both controllers, and the reason."""
+        """The command to both controllers; the reason when it changes, and with each rejection."""
         opening = command.gripper * self.settings["gripper_opening"]
         period, fingers = self.contract.period, self.arm.finger_joint_names
         self.send(
@@ -113,6 +114,9 @@ class ArmGuard(Node):
             "gripper_controller/joint_trajectory",
             messages.trajectory_cdr(stamp, fingers, [opening] * len(fingers), period),
         )
+        if command.code is self.said and not command.code.rejected:
+            return
+        self.said = command.code
         level = messages.ERROR if command.code.rejected else messages.OK
         if level == messages.OK and command.code is not Code.OK:
             level = messages.WARN

@@ -61,6 +61,7 @@ class Node(rclpy.node.Node):
         }
         self.listening: dict[str, Subscription] = {}
         """The node's subscriptions by topic."""
+        self._silent: rclpy.node.Node | None = None
         self._listenable = endpoints(self._spec.subscribes, self.contract)
         self.exit_code: int | None = None
         """Set to end the process this node lives in."""
@@ -79,6 +80,30 @@ class Node(rclpy.node.Node):
         self.listening[topic] = self.create_subscription(
             message_class(endpoint.type), topic, callback, self._profile(endpoint.qos), raw=True
         )
+
+    def poll(self, topic: str) -> Callable[[], bytes | None]:
+        """Subscribe to one of the node's topics without a callback; the function returned takes the next message.
+
+        For a consumer of many messages that can wait a few milliseconds: no thread is woken for each of them.
+        """
+        if self._silent is None:
+            # A node in no executor: nothing waits on its subscriptions.
+            self._silent = rclpy.node.Node(
+                f"{self.get_name()}_intake", start_parameter_services=False, enable_rosout=False
+            )
+        endpoint = self._listenable[topic]
+        kind = message_class(endpoint.type)
+        subscription = self._silent.create_subscription(
+            kind, topic, _never_called, self._profile(endpoint.qos), raw=True
+        )
+        self.listening[topic] = subscription
+
+        def take() -> bytes | None:
+            with subscription.handle:
+                taken = subscription.handle.take_message(kind, True)
+            return None if taken is None else taken[0]
+
+        return take
 
     def steady_timer(self, period: float, callback: Callable[[], None]) -> Timer:
         """A timer that fires every `period` s whatever ROS time does."""
@@ -112,6 +137,10 @@ class Node(rclpy.node.Node):
             reliability=ReliabilityPolicy.RELIABLE if chosen.reliable else ReliabilityPolicy.BEST_EFFORT,
             durability=DurabilityPolicy.TRANSIENT_LOCAL if chosen.transient_local else DurabilityPolicy.VOLATILE,
         )
+
+
+def _never_called(cdr: bytes) -> None:
+    raise AssertionError("a polled subscription must not be in an executor")
 
 
 def steady() -> float:

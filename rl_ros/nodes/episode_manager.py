@@ -29,6 +29,7 @@ class EpisodeManager(Node):
         self.listen("episode/acknowledge", self.on_acknowledge)
         self.listen("episode/reset_done", self.on_reset_done)
         self.listen("arm_guard/state", self.on_guard)
+        self.listen("arm_controller/joint_trajectory", self.on_command)
         self.listen("arm_sim/control_latency", self.on_latency)
         self.listen("recorder/state", self.on_recorder)
         self.listen("diagnostics", self.on_diagnostics)
@@ -96,12 +97,16 @@ class EpisodeManager(Node):
         done = messages.decode("sensor_msgs/msg/JointState", cdr)
         self.act(self.lifecycle.reset_done(int(done.position[0]), messages.stamp_of(cdr), steady()))
 
+    def on_command(self, cdr: bytes) -> None:
+        """The guard answered an action."""
+        self.act(self.lifecycle.guarded(messages.stamp_of(cdr), False, steady()))
+
     def on_guard(self, cdr: bytes) -> None:
-        """The guard answered an action, or stepped in."""
+        """The guard does something else than before; an error is a fault."""
         state = messages.status_of(cdr)
         if state.level == messages.ERROR:
             self.get_logger().warning(f"arm_guard: {state.name}: {state.text}")
-        self.act(self.lifecycle.guarded(state.stamp, state.level == messages.ERROR, steady()))
+            self.act(self.lifecycle.guarded(state.stamp, True, steady()))
 
     def on_latency(self, cdr: bytes) -> None:
         """Seconds from each observation to its command, of one episode."""

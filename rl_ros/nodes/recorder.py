@@ -8,6 +8,8 @@ from rl_ros.errors import UserError
 from rl_ros.nodes.base import Node
 
 EVENTS = "/episode/event"
+POLL_SECONDS = 0.005
+"""How often messages are taken; far less than what the queues of 1000 messages hold."""
 
 
 class Recorder(Node):
@@ -18,12 +20,20 @@ class Recorder(Node):
         if not self.settings["directory"]:
             raise UserError("node recorder: directory: must be given; it is where the bags go.")
         self.episodes = EpisodeRecorder(Path(self.settings["directory"]), self.contract)
-        for topic in self.episodes.topics:
-            callback = self.on_event if topic == EVENTS else lambda cdr, topic=topic: self.receive(topic, cdr)  # type: ignore[misc]
-            self.listen(topic, callback)
+        self.sources = {topic: self.poll(topic) for topic in self.episodes.topics}
         self.preparing: int | None = None
         """Number of the episode that is to be acknowledged once every topic has a publisher."""
+        self.steady_timer(POLL_SECONDS, self.on_poll)
         self.steady_timer(0.05, self.on_time)
+
+    def on_poll(self) -> None:
+        """Take what has come on each topic."""
+        for topic, take in self.sources.items():
+            while (cdr := take()) is not None:
+                if topic == EVENTS:
+                    self.on_event(cdr)
+                else:
+                    self.receive(topic, cdr)
 
     def receive(self, topic: str, cdr: bytes) -> None:
         """One message of any topic."""

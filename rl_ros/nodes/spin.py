@@ -1,5 +1,6 @@
 """The one executor choice, and how a process of nodes begins and ends."""
 
+import gc
 import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
@@ -27,6 +28,9 @@ def spin(nodes: Sequence[Node]) -> int:
     executor = EventsExecutor()
     for node in nodes:
         executor.add_node(node)
+    # What start-up made stays for good: without this each full collection walks through all of it again.
+    gc.collect()
+    gc.freeze()
     while rclpy.ok():
         executor.spin_once(timeout_sec=SPIN_TIMEOUT)
         codes = [node.exit_code for node in nodes if node.exit_code is not None]

@@ -231,7 +231,7 @@ def _export(policy_module: torch.nn.Module, contract: Contract) -> bytes:
         torch.onnx.export(
             SingleObservation().eval(),
             tuple(torch.from_numpy(value) for value in example.values()),
-            file,
+            file,  # type: ignore[arg-type]
             input_names=list(example),
             output_names=["action"],
             opset_version=17,

@@ -70,34 +70,28 @@ def train(
     out.mkdir(parents=True, exist_ok=True)
     batch_size = learner.config.batch_size
     metrics: dict[str, float] = {}
-    update, start = 0, time.monotonic()
+    update, fraction, start = 0, 0.0, time.monotonic()
     with (out / "metrics.csv").open("w", newline="") as file:
-        writer = None
-        while True:
+        writer = csv.writer(file)
+        while fraction < 1.0:
             # Indices for many updates are drawn at once: one call of the generator for all of them.
             for rows in training_rows[generator.integers(0, len(training_rows), (LOG_EVERY, batch_size))]:
+                learner.schedule(fraction)
+                latest = learner.update(memory.take(rows))
+                update += 1
                 elapsed = time.monotonic() - start
                 fraction = elapsed / seconds if seconds is not None else update / (updates or 1)
                 if fraction >= 1.0:
                     break
-                learner.schedule(fraction)
-                latest = learner.update(memory.take(rows))
-                update += 1
-            if update % LOG_EVERY == 0 or fraction >= 1.0:
-                elapsed = time.monotonic() - start
-                metrics = {name: float(value) for name, value in latest.items()}
-                if validation is not None:
-                    found = learner.validate(validation)
-                    metrics |= {f"validation_{name}": float(value) for name, value in found.items()}
-                if writer is None:
-                    writer = csv.writer(file)
-                    writer.writerow(["update", "seconds", *metrics])
-                writer.writerow([update, f"{elapsed:.2f}", *(f"{value:.6g}" for value in metrics.values())])
-                file.flush()
-                if progress is not None:
-                    progress(update, metrics)
-            if fraction >= 1.0:
-                break
+            metrics = {name: float(value) for name, value in latest.items()}
+            if validation is not None:
+                metrics |= {f"validation_{name}": float(value) for name, value in learner.validate(validation).items()}
+            if update <= LOG_EVERY:
+                writer.writerow(["update", "seconds", *metrics])
+            writer.writerow([update, f"{elapsed:.2f}", *(f"{value:.6g}" for value in metrics.values())])
+            file.flush()
+            if progress is not None:
+                progress(update, metrics)
     return save_bundle(
         out / "bundle",
         contract=contract,
