@@ -203,14 +203,32 @@ def test_joints_keep_a_margin_from_their_limits(arm: Arm, side: str) -> None:
     assert limited >= 3
 
 
-def test_a_joint_already_beyond_its_margin_goes_no_further_but_may_come_back(arm: Arm) -> None:
+@pytest.mark.parametrize("sign", [-1.0, 1.0])
+def test_a_joint_already_beyond_its_margin_goes_no_further_but_may_come_back(arm: Arm, sign: float) -> None:
     tight = Arm()
-    tight.upper = arm.home + np.where(np.arange(7) == 0, 0.01, 10.0)  # the first joint: within the margin
+    first = np.arange(7) == 0  # the first joint: within its margin, and thus where it should not be
+    tight.lower = arm.home - np.where(first & (sign < 0), 0.01, 10.0)
+    tight.upper = arm.home + np.where(first & (sign > 0), 0.01, 10.0)
     guard = Guard(tight, LIMITS, PERIOD)
-    outwards, inwards = (command(guard, (0.0, speed, 0.0)) for speed in (0.2, -0.2))
+    outwards, inwards = (command(guard, (0.0, sign * speed, 0.0)) for speed in (0.2, -0.05))
     assert outwards.positions[0] == arm.home[0]
     assert outwards.code is Code.JOINTS_LIMITED
-    assert inwards.positions[0] < arm.home[0] - 0.01
+    # Back as fast as the action says, not at once.
+    free = command(Guard(arm, LIMITS, PERIOD), (0.0, sign * -0.05, 0.0))
+    np.testing.assert_allclose(inwards.positions, free.positions, atol=1e-9)
+    assert inwards.code is Code.OK
+
+
+def test_a_tool_that_leans_is_straightened_without_turning(guard: Guard) -> None:
+    leaning = guard.arm.home + np.array([0.0, 0.0, 0.0, 0.0, 0.03, 0.05, 0.2])
+    before, rotation = guard.arm.forward(leaning)
+    assert rotation[2, 2] > -0.9999
+    given = command(guard, measured=leaning)
+    after, straight = guard.arm.forward(given.positions)
+    assert given.code is Code.OK
+    np.testing.assert_allclose(straight[:, 2], [0.0, 0.0, -1.0], atol=1e-4)
+    np.testing.assert_allclose(straight[:2, 0], rotation[:2, 0], atol=0.01)
+    np.testing.assert_allclose(after, before, atol=1e-4)
 
 
 def test_joints_that_would_be_too_fast_slow_down_together(arm: Arm) -> None:
