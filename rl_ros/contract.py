@@ -252,7 +252,9 @@ class Contract:
         Raises:
             UserError: a wrong key, type, shape or unit, with its place and what was expected.
         """
-        return schema.parse(cls, text, source)
+        if text not in _PARSED:
+            _PARSED[text] = schema.parse(cls, text, source)
+        return _PARSED[text]
 
     @classmethod
     def from_dict(cls, data: Any, source: str) -> "Contract":
@@ -276,6 +278,10 @@ class Contract:
                     f"no contract is named '{name_or_path}'; there are: {known}, or give a path to a .yaml."
                 )
         return schema.load(cls, path)
+
+
+_PARSED: dict[str, Contract] = {}
+"""Contracts by their text: hundreds of bags embed the same one, and YAML is slow to read."""
 
 
 def difference(trained: Contract, live: Contract) -> str | None:

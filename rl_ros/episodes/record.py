@@ -4,7 +4,6 @@ A message belongs to the episode whose stamps enclose its own, whenever it arriv
 before their episode is announced wait, and an episode is closed once every topic has passed its end.
 """
 
-import copy
 import json
 import os
 import queue
@@ -16,7 +15,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
 from mcap.well_known import Profile
 from mcap.writer import CompressionType, Writer
 
@@ -120,12 +118,13 @@ class EpisodeFile:
             "compression_format": "",
             "compression_mode": "",
             "relative_file_paths": [self.path.name],
-            "files": [{"path": self.path.name, **copy.deepcopy(span)}],
+            "files": [{"path": self.path.name, **span}],
             "custom_data": {k: v for k, v in outcome.items() if k in ("outcome", "episode", "seed")},
             "ros_distro": "kilted",
         }
-        text = yaml.safe_dump({"rosbag2_bagfile_information": information}, sort_keys=False, width=1000)
-        (self.directory / "metadata.yaml").write_text(text)
+        # JSON is YAML, and a hundred times faster to write.
+        text = json.dumps({"rosbag2_bagfile_information": information}, indent=1)
+        (self.directory / "metadata.yaml").write_text(text + "\n")
         self.directory.rename(self.final)
         return self.final
 
@@ -184,6 +183,7 @@ class EpisodeRecorder:
     ) -> None:
         self.topics = contract.recorded_topics()
         self._directory, self._contract = directory, contract
+        self._contract_text = contract.to_yaml()
         self._patience = patience
         directory.mkdir(parents=True, exist_ok=True)
         self._ticking = [topic for topic, recorded in self.topics.items() if recorded.every_tick]
@@ -268,7 +268,7 @@ class EpisodeRecorder:
         return False
 
     def _begin(self, number: int, start: int, metadata: dict[str, str]) -> None:
-        everything = {"contract": self._contract.to_yaml(), "rl_ros": rl_ros.__version__, **metadata}
+        everything = {"contract": self._contract_text, "rl_ros": rl_ros.__version__, **metadata}
         everything |= {"episode": str(number), "start": str(start)}
         name = f"episode_{number:06d}"
         episode = _OpenEpisode(number, start, everything, EpisodeFile(self._directory, name, self.topics, everything))
