@@ -217,7 +217,7 @@ def launch_description(graph_name: str) -> Any:
 
     return LaunchDescription(
         [
-            SetEnvironmentVariable("FASTDDS_DEFAULT_PROFILES_FILE", str(share_file("config/fastdds.xml"))),
+            *(SetEnvironmentVariable(name, value) for name, value in environment().items() if name not in os.environ),
             *(
                 DeclareLaunchArgument(
                     key,

@@ -95,6 +95,8 @@ class Key:
                     f"shape: an image of encoding {self.encoding} is uint8 of shape [height, width, {channels}], "
                     f"got {self.dtype} {list(self.shape)}."
                 )
+        if len(set(self.names)) < len(self.names):
+            raise ValueError(f"names: each may be there once, got {list(self.names)}.")
         if min(self.shape, default=0) < 1:
             raise ValueError(f"shape: expected positive sizes, got {list(self.shape)}.")
         if self.max_age <= 0:
@@ -180,6 +182,10 @@ class Contract:
             )
         if not self.action:
             raise ValueError("action: expected at least one channel.")
+        types: dict[str, str] = {}
+        for key in (*self.observation.values(), *self.auxiliary.values(), *self.action.values()):
+            if types.setdefault(key.topic, key.type) != key.type:
+                raise ValueError(f"topic: {key.topic} is both a {types[key.topic]} and a {key.type}.")
         for name in self.auxiliary:
             if name in self.observation:
                 raise ValueError(f"auxiliary: {name} is an observation key as well; it can be only one of them.")

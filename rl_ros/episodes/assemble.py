@@ -34,6 +34,10 @@ class Tick:
         return not self.problems
 
 
+MAX_HISTORY = 4096
+"""Messages kept per topic while the reference is silent."""
+
+
 class _Entry(NamedTuple):
     stamp: int
     cdr: bytes
@@ -65,7 +69,7 @@ class Assembler:
     def restart(self, start: int = 0) -> None:
         """Forget everything, and ignore messages stamped before `start` nanoseconds from now on."""
         self._start = start
-        self._history: dict[str, deque[_Entry]] = {topic: deque() for topic in self.types}
+        self._history: dict[str, deque[_Entry]] = {topic: deque(maxlen=MAX_HISTORY) for topic in self.types}
         self._pending: deque[int] = deque()
 
     def push(self, topic: str, cdr: bytes) -> list[Tick]:

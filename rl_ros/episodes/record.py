@@ -21,6 +21,7 @@ from mcap.writer import CompressionType, Writer
 import rl_ros
 from rl_ros.contract import Contract, Recorded
 from rl_ros.episodes.messages import definition
+from rl_ros.errors import UserError
 
 WRITE_SECONDS = 0.02
 """How often the writer thread wakes; waking it for each message costs several times as much as writing it."""
@@ -49,6 +50,8 @@ class EpisodeFile:
     def __init__(self, directory: Path, name: str, topics: dict[str, Recorded], metadata: dict[str, str]) -> None:
         self.final = directory / name
         self.directory = directory / (name + UNFINISHED)
+        if self.final.exists():
+            raise UserError(f"{self.final}: there is such a bag already; record into another directory or number.")
         self.directory.mkdir(parents=True)
         self.path = self.directory / f"{name}_0.mcap"
         self._stream = self.path.open("wb")
@@ -199,6 +202,8 @@ class EpisodeRecorder:
 
     def receive(self, topic: str, stamp: int, log_time: int, cdr: bytes) -> None:
         """Take one message; `stamp` and `log_time` in nanoseconds. Returns at once."""
+        if self._failure is not None:
+            return
         self._queue.append(("receive", (topic, stamp, log_time, cdr)))
 
     def begin(self, number: int, start: int, metadata: dict[str, str]) -> None:
@@ -213,6 +218,7 @@ class EpisodeRecorder:
         """Episodes closed since the last call.
 
         Raises:
+            UserError: an episode of that number exists already.
             OSError: the writer thread could not write; nothing more is recorded.
         """
         if self._failure is not None:

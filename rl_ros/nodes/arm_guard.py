@@ -106,14 +106,10 @@ class ArmGuard(Node):
         """The command to both controllers; the reason when it changes, and with each rejection."""
         opening = command.gripper * self.settings["gripper_opening"]
         period, fingers = self.contract.period, self.arm.finger_joint_names
-        self.send(
-            "arm_controller/joint_trajectory",
-            messages.trajectory_cdr(stamp, self.arm.joint_names, command.positions, period),
-        )
-        self.send(
-            "gripper_controller/joint_trajectory",
-            messages.trajectory_cdr(stamp, fingers, [opening] * len(fingers), period),
-        )
+        arm = messages.trajectory_cdr(stamp, self.arm.joint_names, command.positions, period)
+        hand = messages.trajectory_cdr(stamp, fingers, [opening] * len(fingers), period)
+        self.send("arm_controller/joint_trajectory", arm)
+        self.send("gripper_controller/joint_trajectory", hand)
         if command.code is self.said and not command.code.rejected:
             return
         self.said = command.code

@@ -56,8 +56,7 @@ class ArmSim(Node):
         self.world.reset(seed)
         self.world_began = began - round(self.world.time * 1e9)
         self.send("episode/reset_done", messages.joint_state_cdr(self.now, ["episode"], [number]))
-        self.publish_state()
-        self.publish_image()
+        self.publish(image=True)
 
     def on_arm(self, cdr: bytes) -> None:
         """A joint trajectory of one point."""
@@ -97,41 +96,40 @@ class ArmSim(Node):
         self.due.discard(part)
         if not self.due:
             self.world.advance(self.contract.period)
-            self.publish_state()
-            self.publish_image()
+            self.publish(image=True)
 
     def on_time(self) -> None:
         """Real time: one state period has passed."""
         self.world.advance(1.0 / self.settings["state_rate"])
         self.steps += 1
-        self.publish_state()
-        if self.steps % self.steps_per_image == 0:
-            self.publish_image()
+        self.publish(image=self.steps % self.steps_per_image == 0)
 
-    def publish_state(self) -> None:
-        """Clock, joints, tool and object."""
+    def publish(self, image: bool) -> None:
+        """What the sensors see now; an image is, in lockstep, the tick that is to be answered.
+
+        Everything is made first and sent at once: each message that finds its reader awake saves waking it.
+        """
         stamp, frame = self.now, self.contract.frame
         joints = self.world.joint_state()
-        self.send("clock", messages.clock_cdr(stamp))
-        self.send(
-            "joint_states",
-            messages.joint_state_cdr(stamp, joints.names, joints.positions, joints.velocities, joints.efforts),
-        )
-        self.send("tool/pose", messages.pose_cdr(stamp, frame, *self.world.tool_pose()))
         first = next(iter(self.world.object_poses().values()))
-        self.send("object/pose", messages.pose_cdr(stamp, frame, *first))
-
-    def publish_image(self) -> None:
-        """Camera image and its calibration; in lockstep this is the tick that is to be answered."""
-        stamp = self.now
-        image = self.world.image()
-        self.due = {"arm", "gripper", "judgement"}
-        height, width, _ = image.shape
-        matrix = self.world.camera_matrix()
-        self.send("camera/camera_info", messages.camera_info_cdr(stamp, CAMERA_FRAME, matrix, height, width))
-        cdr = messages.image_cdr(stamp, CAMERA_FRAME, image)
-        self.published_at = steady()
-        self.send("camera/image_raw", cdr)
+        sent = {
+            "clock": messages.clock_cdr(stamp),
+            "joint_states": messages.joint_state_cdr(
+                stamp, joints.names, joints.positions, joints.velocities, joints.efforts
+            ),
+            "tool/pose": messages.pose_cdr(stamp, frame, *self.world.tool_pose()),
+            "object/pose": messages.pose_cdr(stamp, frame, *first),
+        }
+        if image:
+            self.due = {"arm", "gripper", "judgement"}
+            pixels = self.world.image()
+            height, width, _ = pixels.shape
+            matrix = self.world.camera_matrix()
+            sent["camera/camera_info"] = messages.camera_info_cdr(stamp, CAMERA_FRAME, matrix, height, width)
+            sent["camera/image_raw"] = messages.image_cdr(stamp, CAMERA_FRAME, pixels)
+            self.published_at = steady()
+        for topic, cdr in sent.items():
+            self.send(topic, cdr)
 
     def report_latencies(self) -> None:
         """Seconds from each image to the command that answers it, once an episode."""

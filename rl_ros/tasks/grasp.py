@@ -32,7 +32,7 @@ class Grasp:
         return Judgement(float(success), success)
 
     def expert(self, noise: float) -> Expert:
-        """A funnel with errors; at noise 1 it succeeds in about two thirds of its episodes."""
+        """A funnel with errors; at noise 1 it succeeds in about seven of ten episodes."""
         return GraspExpert(noise)
 
 
@@ -40,8 +40,9 @@ class GraspExpert:
     """Comes down as the horizontal error shrinks, closes, lifts.
 
     The height follows the horizontal error smoothly: a policy that clones hard switches hovers, one that
-    clones a funnel does not. Its error is a wrong belief of where the object is, drawn once an episode and
-    thus not averaged out within it, and noise on each action.
+    clones a funnel does not. Its errors are a wrong belief of where the object is, drawn once an episode and
+    thus not averaged out within it; haste, in a part of the episodes, in which the fingers close before they
+    are around the object; and noise on each action.
     """
 
     SPEED = 0.3
@@ -54,6 +55,10 @@ class GraspExpert:
     """m above the table at which the fingers close."""
     TOLERANCE = 0.012
     """m from the believed grasp point within which the fingers close."""
+    BELIEF_ERROR = 0.012
+    """m, standard deviation along each axis at noise 1."""
+    HASTE = 0.3
+    """Share of hasty episodes at noise 1."""
     CLOSED = 0.032
     """m, finger position below which the fingers have closed on something, or on nothing."""
 
@@ -62,9 +67,11 @@ class GraspExpert:
         self.reset(0)
 
     def reset(self, seed: int) -> None:
-        """Draw the episode's wrong belief."""
+        """Draw the episode's wrong belief, and whether it is in haste."""
         self._rng = np.random.default_rng([seed, 0x6A5B])
-        self._belief_error = self.noise * self._rng.normal(0.0, [0.02, 0.02])
+        self._belief_error = self.noise * self._rng.normal(0.0, [self.BELIEF_ERROR, self.BELIEF_ERROR])
+        in_haste = self._rng.random() < self.noise * self.HASTE
+        self._close_height = self._rng.uniform(0.06, 0.09) if in_haste else self.GRASP_HEIGHT
 
     def act(self, values: Values, desired_goal: np.ndarray) -> np.ndarray:
         """Velocity (3,) m/s and gripper (1,), 0 closed or 1 open; float32 (4,)."""
@@ -74,7 +81,7 @@ class GraspExpert:
         error = target - tool[:2]
         distance = float(np.linalg.norm(error))
         fingers = float(values["finger_position"].mean())
-        at_grasp = distance < self.TOLERANCE and tool[2] < self.GRASP_HEIGHT + 0.012
+        at_grasp = distance < self.TOLERANCE and tool[2] < self._close_height + 0.012
         held = fingers < self.CLOSED and np.linalg.norm(cube - tool) < IN_HAND
         if held or at_grasp:
             opening = 0.0
