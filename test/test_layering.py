@@ -11,6 +11,7 @@ FILES = sorted((ROOT / "rl_ros").rglob("*.py"))
 LAYERS = (
     {"nodes"},
     {"cli"},
+    {"commands"},
     {"training"},
     {"tasks"},
     {"algorithms"},

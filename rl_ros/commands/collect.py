@@ -1,0 +1,51 @@
+"""`rl_ros collect`: record episodes."""
+
+import argparse
+from pathlib import Path
+
+from rl_ros.commands.console import episode_bar, positive, show
+from rl_ros.training.live import Results, run_episodes
+
+
+def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add the command's arguments."""
+    parser = commands.add_parser(
+        "collect",
+        help="record episodes of the scripted expert or of a policy",
+        description="Run episodes in lockstep and record each as one MCAP bag. New bags are numbered after old ones.",
+    )
+    parser.add_argument("graph", help="a graph in config/graphs, such as grasp")
+    parser.add_argument("--episodes", type=positive, default=100, help="how many (default: %(default)s)")
+    parser.add_argument("--bags", type=Path, required=True, metavar="DIR", help="where the bags go")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the first episode (default: %(default)s)")
+    parser.add_argument("--noise", type=float, default=1.0, help="scale of the expert's errors (default: %(default)s)")
+    parser.add_argument("--policy", default="", metavar="BUNDLE", help="a policy bundle instead of the expert")
+    parser.add_argument("--randomise", action="store_true", help="vary the looks of the scene between episodes")
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run the command."""
+    results = collect(
+        options.graph, options.episodes, options.bags, options.seed, options.noise, options.policy, options.randomise
+    )
+    show(results.summary(), f"{options.graph}: recorded in {options.bags}")
+    return 0
+
+
+def collect(
+    graph: str, episodes: int, bags: Path, seed: int, noise: float, policy: str = "", randomise: bool = False
+) -> Results:
+    """Record episodes, numbered and seeded after those that are there already."""
+    numbers = [int(path.name.split("_")[1].split(".")[0]) for path in bags.glob("episode_*")]
+    first = max(numbers, default=-1) + 1
+    arguments = {
+        "bags": str(bags.resolve()),
+        "seed": str(seed + first),
+        "first_episode": str(first),
+        "expert_noise": str(noise),
+        "policy": str(Path(policy).resolve()) if policy else "",
+        "randomise": str(randomise).lower(),
+    }
+    with episode_bar("recording", episodes) as advance:
+        return run_episodes(graph, arguments, episodes, bags.parent / f"{bags.name}_log", advance)

@@ -1,0 +1,55 @@
+"""What the commands share on the console: tables, progress bars, argument types."""
+
+import argparse
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from rl_ros.training.live import Results
+
+console = Console()
+
+
+def positive(text: str) -> int:
+    """Argument type: a whole number of at least 1."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"expected at least 1, got {value}")
+    return value
+
+
+def show(figures: dict[str, Any], title: str) -> None:
+    """A table of figures."""
+    table = Table(title=title, title_justify="left", show_header=False)
+    for name, value in figures.items():
+        if isinstance(value, dict):
+            value = ", ".join(f"{k} {v}" for k, v in value.items())
+        elif isinstance(value, list):
+            value = " to ".join(map(str, value))
+        table.add_row(name.replace("_", " "), str(value))
+    console.print(table)
+
+
+def progress() -> Progress:
+    """A progress bar for long work."""
+    return Progress(
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), console=console
+    )
+
+
+@contextmanager
+def episode_bar(title: str, episodes: int) -> Iterator[Callable[[Results], None]]:
+    """A progress bar of episodes and their success so far."""
+    with progress() as bar:
+        task: TaskID = bar.add_task(title, total=episodes)
+
+        def advance(results: Results) -> None:
+            done = len(results.episodes)
+            rate = f", success {results.successes / done:.2f}" if done else ""
+            bar.update(task, completed=done, description=f"{title}{rate}")
+
+        yield advance
