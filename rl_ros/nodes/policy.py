@@ -1,10 +1,13 @@
 """policy: answers each observation with one action; it owns no clock."""
 
+from pathlib import Path
+
 from rcl_interfaces.msg import SetParametersResult
 from rclpy.parameter import Parameter
 
 from rl_ros.episodes import messages
 from rl_ros.episodes.assemble import Assembler, EpisodeGate, Tick
+from rl_ros.episodes.trace import Trace
 from rl_ros.errors import UserError
 from rl_ros.nodes.base import Node, steady
 from rl_ros.tasks.task import make_task
@@ -26,6 +29,7 @@ class Policy(Node):
         keys["desired_goal"] = self.contract.goal.desired_goal
         self.gate = EpisodeGate(Assembler(keys, self.contract.reference))
         self.last_tick = steady()
+        self.trace = Trace(Path(self.settings["trace"]) / "policy.jsonl") if self.settings["trace"] else None
         for topic in self.gate.assembler.types:
             self.listen(topic, lambda cdr, topic=topic: self.answer(self.gate.push(topic, cdr)))  # type: ignore[misc]
         self.listen("episode/event", self.on_event)
@@ -46,6 +50,8 @@ class Policy(Node):
                 self.report("; ".join(tick.problems))
                 continue
             action = self.actor.act(tick)
+            if self.trace:
+                self.trace.note(tick.stamp, {**tick.values, "action": action})
             for topic, cdr in messages.action_cdrs(self.contract, tick.stamp, action).items():
                 self.send(topic, cdr)
 
@@ -84,3 +90,8 @@ class Policy(Node):
                     return SetParametersResult(successful=False, reason="the expert needs a restart of this node")
                 self.actor = actor
         return SetParametersResult(successful=True)
+
+    def close(self) -> None:
+        """Write out the trace."""
+        if self.trace:
+            self.trace.close()

@@ -1,7 +1,12 @@
 """reward: judges each observation and says whether the episode is over."""
 
+from pathlib import Path
+
+import numpy as np
+
 from rl_ros.episodes import messages
 from rl_ros.episodes.assemble import Assembler, EpisodeGate, Tick
+from rl_ros.episodes.trace import Trace
 from rl_ros.nodes.base import Node
 from rl_ros.tasks.task import make_task
 
@@ -16,6 +21,7 @@ class Reward(Node):
         keys = keys | {"desired_goal": self.contract.goal.desired_goal}
         self.gate = EpisodeGate(Assembler(keys, self.contract.reference))
         self.start = 0
+        self.trace = Trace(Path(self.settings["trace"]) / "reward.jsonl") if self.settings["trace"] else None
         for topic in self.gate.assembler.types:
             self.listen(topic, lambda cdr, topic=topic: self.judge(self.gate.push(topic, cdr)))  # type: ignore[misc]
         self.listen("episode/event", self.on_event)
@@ -35,6 +41,8 @@ class Reward(Node):
             }
             cdr = messages.joint_state_cdr(tick.stamp, list(flags), list(flags.values()))
             self.send(self.contract.reward.topic, cdr)
+            if self.trace:
+                self.trace.note(tick.stamp, {name: np.array([flag], np.float32) for name, flag in flags.items()})
 
     def on_event(self, cdr: bytes) -> None:
         """Episodes begin and end."""
@@ -46,3 +54,8 @@ class Reward(Node):
         elif event.name == "start":
             self.start = event.stamp
             self.judge(self.gate.begin(event.stamp))
+
+    def close(self) -> None:
+        """Write out the trace."""
+        if self.trace:
+            self.trace.close()
