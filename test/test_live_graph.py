@@ -90,6 +90,12 @@ def test_collect_train_evaluate_and_report_by_command(tmp_path: Path) -> None:
     figures = json.loads(evaluated.stdout.splitlines()[-1])
     assert figures["episodes"] == 2
     assert len(find_bags(tmp_path / "evaluated")) == 2
+    other = tmp_path / "faster.yaml"
+    other.write_text(Contract.load("grasp").to_yaml().replace("control_rate: 10.0", "control_rate: 20.0"))
+    refused = rl_ros("up", "grasp", f"contract:={other}", f"policy:={run}/bundle")
+    assert refused.returncode == 2
+    assert "control_rate was 10.0 in training and is 20.0 here" in refused.stdout
+    assert "Traceback" not in refused.stdout
     told = rl_ros("info", str(tmp_path / "evaluated" / "episode_000000"))
     assert told.returncode == 0
     assert "/camera/image_raw" in told.stdout

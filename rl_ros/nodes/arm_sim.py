@@ -107,6 +107,8 @@ class ArmSim(Node):
     def publish(self, image: bool) -> None:
         """What the sensors see now; an image is, in lockstep, the tick that is to be answered.
 
+        The camera's calibration comes with each image in real time, and once an episode in lockstep.
+
         Everything is made first and sent at once: each message that finds its reader awake saves waking it.
         """
         stamp, frame = self.now, self.contract.frame
@@ -124,8 +126,9 @@ class ArmSim(Node):
             self.due = {"arm", "gripper", "judgement"}
             pixels = self.world.image()
             height, width, _ = pixels.shape
-            matrix = self.world.camera_matrix()
-            sent["camera/camera_info"] = messages.camera_info_cdr(stamp, CAMERA_FRAME, matrix, height, width)
+            if not self.lockstep or self.world.time == 0.0:
+                matrix = self.world.camera_matrix()
+                sent["camera/camera_info"] = messages.camera_info_cdr(stamp, CAMERA_FRAME, matrix, height, width)
             sent["camera/image_raw"] = messages.image_cdr(stamp, CAMERA_FRAME, pixels)
             self.published_at = steady()
         for topic, cdr in sent.items():

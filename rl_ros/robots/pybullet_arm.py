@@ -228,6 +228,11 @@ class PyBulletArm:
         self.arm = arm
         self.physics_rate = physics_rate
         self._randomise = randomise
+        self._motor_settings = {
+            "forces": arm.effort_limit.tolist(),
+            "positionGains": [_POSITION_GAIN] * 7,
+            "velocityGains": [1.0] * 7,
+        }
         self._client: int = pybullet.connect(pybullet.DIRECT)
         try:
             self.reset(0)
@@ -510,10 +515,8 @@ class PyBulletArm:
             pybullet.POSITION_CONTROL,
             targetPositions=positions.tolist(),
             targetVelocities=velocities.tolist(),
-            forces=self.arm.effort_limit.tolist(),
-            positionGains=[_POSITION_GAIN] * 7,
-            velocityGains=[1.0] * 7,
             physicsClientId=self._client,
+            **self._motor_settings,
         )
 
 
