@@ -53,8 +53,8 @@ class Config:
     image_shift: int = 1
     """Pixels by which training moves images, at most."""
     auxiliary_weight: float = 30.0
-    """Of the loss that asks image features for the contract's auxiliary values; 0 turns it off. What matters most for
-    grasping: 30 instead of 1 takes behaviour cloning from 81 to 94 of 100 in less time."""
+    """Of the loss that asks image features for the contract's auxiliary values; 0 turns it off. Grasping depends on it
+    more than on any other setting: where the object is must be known to a few millimetres."""
     action_std: float = 0.2
     """Standard deviation of the policy's continuous actions, where half of their range is 1."""
 
