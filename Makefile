@@ -1,10 +1,10 @@
-# make setup | demo | test | lint. Everything lives in .venv; nothing else on the machine is touched.
+# make setup | demo | test | lint | bench-setup. Everything lives in .venv and .venv-bench; nothing else on the machine is touched.
 PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/pip --disable-pip-version-check --no-input
 SOURCES := setup.py setup.cfg pyproject.toml package.xml $(shell find rl_ros config launch urdf sim resource -type f -not -name '*.pyc')
 
-.PHONY: setup demo test lint clean
+.PHONY: setup bench-setup demo test lint parity clean
 
 setup: .venv/installed
 
@@ -18,6 +18,15 @@ setup: .venv/installed
 	$(PIP) install --quiet --no-deps --no-build-isolation --force-reinstall .
 	touch $@
 
+# The libraries that benchmarks compare with. torch comes first, so that nothing brings another.
+bench-setup: .venv-bench/installed
+
+.venv-bench/installed: benchmarks/requirements.lock
+	$(PYTHON) -m venv .venv-bench
+	.venv-bench/bin/pip --disable-pip-version-check --no-input install --quiet $$(grep '^torch==' $<)
+	.venv-bench/bin/pip --disable-pip-version-check --no-input install --quiet -r $<
+	touch $@
+
 demo: setup
 	$(BIN)/rl_ros demo
 
@@ -29,5 +38,8 @@ lint: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+parity: setup
+	$(BIN)/python benchmarks/parity.py
+
 clean:
-	rm -rf .venv build *.egg-info
+	rm -rf .venv .venv-bench build *.egg-info

@@ -5,7 +5,7 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 HERE = Path(__file__).parent
-NODES = ("arm_guard", "arm_sim", "episode_manager", "goal_encoder", "policy", "recorder", "reward")
+NODES = ("arm_guard", "arm_sim", "episode_manager", "goal_encoder", "policy", "recorder", "replay", "reward")
 EXECUTABLES = (*NODES, "compose")
 
 # `ros2 run` and `ros2 launch` look for executables in lib/rl_ros. The interpreter is the one beside

@@ -1,5 +1,6 @@
 """Starts a resolved graph: as supervised processes here, or as launch actions for `ros2 launch`."""
 
+import contextlib
 import ctypes
 import fcntl
 import os
@@ -67,16 +68,17 @@ class Supervisor:
     Args:
         graph: what to start.
         output: receives each line that a process prints, with the process's name in front.
+        alone: refuse to start beside another graph of rl_ros.
 
     Raises:
         UserError: another graph runs on this ROS domain, or rclpy is not installed.
     """
 
-    def __init__(self, graph: ResolvedGraph, output: Callable[[str], None] = print) -> None:
+    def __init__(self, graph: ResolvedGraph, output: Callable[[str], None] = print, alone: bool = True) -> None:
         self.graph, self.output = graph, output
         self.processes: dict[str, subprocess.Popen[str]] = {}
         self._readers: list[threading.Thread] = []
-        self._lock = _lock_domain()
+        self._lock = _lock_domain() if alone else None
         self._directory = Path(tempfile.mkdtemp(prefix="rl_ros_"))
 
     def __enter__(self) -> "Supervisor":
@@ -126,10 +128,10 @@ class Supervisor:
                     continue
         for reader in self._readers:
             reader.join()
-        if any(process.returncode == -signal.SIGKILL for process in self.processes.values()):
-            clean_shared_memory()
+        clean_shared_memory()
         shutil.rmtree(self._directory, ignore_errors=True)
-        self._lock.close()
+        if self._lock is not None:
+            self._lock.close()
 
     def _start(self, number: int, name: str, nodes: Sequence[ResolvedNode]) -> None:
         parameter_file = self._directory / f"{name}.yaml"
@@ -172,11 +174,17 @@ def _lock_domain() -> IO[str]:
     return lock
 
 
-def clean_shared_memory() -> None:
-    """Remove the shared memory of Fast DDS processes that were killed."""
-    tool = shutil.which("fastdds", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]))
-    if tool:
-        subprocess.run([tool, "shm", "clean"], check=False, capture_output=True)
+def clean_shared_memory(directory: Path = Path("/dev/shm")) -> None:
+    """Remove the shared memory of Fast DDS processes that are gone: 64 MiB each, whose lock nobody holds.
+
+    As `fastdds shm clean` does, which needs a package that its wheel does not bring.
+    """
+    for lock in directory.glob("fastdds_*_el"):
+        with contextlib.suppress(FileNotFoundError, BlockingIOError), lock.open() as stream:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            segment = lock.name.removesuffix("_el")
+            for name in (segment, f"sem.{segment}_mutex", lock.name):
+                lock.with_name(name).unlink(missing_ok=True)
 
 
 def launch_description(graph_name: str) -> Any:

@@ -6,12 +6,27 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from keyword import iskeyword
 from types import FrameType
 
 import rl_ros
 from rl_ros.errors import UserError
 
-COMMANDS = ("up", "collect", "train", "evaluate", "report", "info", "demo")
+COMMANDS = (
+    "up",
+    "collect",
+    "ingest",
+    "relabel",
+    "audit",
+    "replay",
+    "train",
+    "evaluate",
+    "report",
+    "info",
+    "export",
+    "import",
+    "demo",
+)
 """Modules of rl_ros.commands, in the order of the help."""
 
 
@@ -55,7 +70,8 @@ def _parser(given: Sequence[str]) -> argparse.ArgumentParser:
     # A command that is named alone is imported alone: others bring torch or onnxruntime with them.
     named = [name for name in given[:1] if name in COMMANDS]
     for name in named or COMMANDS:
-        module = importlib.import_module(f"rl_ros.commands.{name}")
+        # `import` is a word of Python's: the module is import_.
+        module = importlib.import_module(f"rl_ros.commands.{name}{'_' if iskeyword(name) else ''}")
         module.add(commands)
     return parser
 

@@ -4,9 +4,10 @@ The contract is read by the live nodes, by bag ingestion and by the trainer; it 
 bag and every policy bundle. This is the ground floor: it imports nothing but the reader of YAML.
 """
 
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import yaml
@@ -17,7 +18,8 @@ from rl_ros.resources import share_directory
 
 FORMAT = 1
 
-Alignment = Literal["latest", "exact", "held"]
+Alignment = Literal["latest", "exact", "held", "nearest", "window"]
+IMAGES = ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage")
 
 
 @dataclass(frozen=True)
@@ -29,7 +31,8 @@ class Field:
 
 
 FIELDS: dict[tuple[str, str], Field] = {
-    ("sensor_msgs/msg/Image", "data"): Field(None, ("",)),
+    ("sensor_msgs/msg/Image", "data"): Field(None, ("", "m")),
+    ("sensor_msgs/msg/CompressedImage", "data"): Field(None, ("",)),
     ("sensor_msgs/msg/JointState", "position"): Field(None, ("rad", "m", "")),
     ("sensor_msgs/msg/JointState", "velocity"): Field(None, ("rad/s", "m/s")),
     ("sensor_msgs/msg/JointState", "effort"): Field(None, ("N*m", "N")),
@@ -49,7 +52,13 @@ class Key:
 
     `names` picks entries of a JointState by name, never by order. `alignment` says which message a
     tick takes: `latest` is the newest at or before the tick, no older than `max_age` seconds;
-    `exact` is the one of the tick's own stamp; `held` is the newest at or before, however old.
+    `exact` is the one of the tick's own stamp; `held` is the newest at or before, however old; `nearest` is
+    the closest before or after, no further than `max_age` (of two as close the earlier); `window` is the last
+    n at or before, none older than `max_age`, as an array with the oldest first: its shape is [n, ...].
+
+    `encoding` of an image is what the array holds: `rgb8`, `mono8`, or `depth` in float32 metres, where
+    `invalid` is the number that stands for a pixel without a measurement. Larger images are reduced to the
+    shape.
     """
 
     topic: str
@@ -59,9 +68,20 @@ class Key:
     dtype: Literal["uint8", "float32", "float64"] = "float32"
     unit: str = ""
     names: tuple[str, ...] = ()
-    encoding: Literal["", "rgb8", "mono8"] = ""
+    encoding: Literal["", "rgb8", "mono8", "depth"] = ""
     alignment: Alignment = "latest"
     max_age: float = 0.2
+    invalid: float | None = None
+
+    @property
+    def window(self) -> int:
+        """How many messages a tick takes."""
+        return self.shape[0] if self.alignment == "window" else 1
+
+    @property
+    def message_shape(self) -> tuple[int, ...]:
+        """The shape of what one message gives."""
+        return self.shape[1:] if self.alignment == "window" else self.shape
 
     def __post_init__(self) -> None:
         if not self.topic.startswith("/"):
@@ -78,29 +98,43 @@ class Key:
                 f"unit: {self.field} of {self.type} is in {' or '.join(u or 'no unit' for u in known.units)}, "
                 f"got '{self.unit}'."
             )
-        if known.shape is not None and self.shape != known.shape:
-            raise ValueError(
-                f"shape: {self.field} of {self.type} has shape {list(known.shape)}, got {list(self.shape)}."
-            )
-        if self.type == "sensor_msgs/msg/JointState" and self.shape != (len(self.names),):
-            raise ValueError(
-                f"shape: expected [{len(self.names)}], one entry for each of names, got {list(self.shape)}."
-            )
-        if self.type == "sensor_msgs/msg/Image":
-            channels = {"rgb8": 3, "mono8": 1}.get(self.encoding)
-            if channels is None:
-                raise ValueError("encoding: expected rgb8 or mono8 for an image.")
-            if self.dtype != "uint8" or len(self.shape) != 3 or self.shape[2] != channels:
-                raise ValueError(
-                    f"shape: an image of encoding {self.encoding} is uint8 of shape [height, width, {channels}], "
-                    f"got {self.dtype} {list(self.shape)}."
-                )
+        if self.alignment == "window" and len(self.shape) < 2:
+            raise ValueError(f"shape: a window has shape [n, ...] for its last n messages, got {list(self.shape)}.")
+        shape = self.message_shape
+        if known.shape is not None and shape != known.shape:
+            raise ValueError(f"shape: {self.field} of {self.type} has shape {list(known.shape)}, got {list(shape)}.")
+        if self.type == "sensor_msgs/msg/JointState" and shape != (len(self.names),):
+            raise ValueError(f"shape: expected [{len(self.names)}], one entry for each of names, got {list(shape)}.")
+        if self.type in IMAGES:
+            self._check_image(shape)
+        elif self.invalid is not None:
+            raise ValueError("invalid: only for images of encoding depth.")
         if len(set(self.names)) < len(self.names):
             raise ValueError(f"names: each may be there once, got {list(self.names)}.")
         if min(self.shape, default=0) < 1:
             raise ValueError(f"shape: expected positive sizes, got {list(self.shape)}.")
         if self.max_age <= 0:
             raise ValueError(f"max_age: expected a positive number of seconds, got {self.max_age}.")
+
+    def _check_image(self, shape: tuple[int, ...]) -> None:
+        channels = {"rgb8": 3, "mono8": 1, "depth": 1}.get(self.encoding)
+        if channels is None or (self.encoding == "depth" and self.type != "sensor_msgs/msg/Image"):
+            raise ValueError("encoding: expected rgb8 or mono8 for an image (or depth, if it is not compressed).")
+        dtype, unit = ("float32", "m") if self.encoding == "depth" else ("uint8", "")
+        if self.dtype != dtype or len(shape) != 3 or shape[2] != channels:
+            raise ValueError(
+                f"shape: an image of encoding {self.encoding} is {dtype} of shape [height, width, {channels}], "
+                f"got {self.dtype} {list(shape)}."
+            )
+        if self.unit != unit:
+            raise ValueError(
+                f"unit: an image of encoding {self.encoding} is in {unit or 'no unit'}, got '{self.unit}'."
+            )
+        if (self.invalid is None) == (self.encoding == "depth"):
+            raise ValueError(
+                "invalid: a depth image needs the number of metres that stands for a pixel without a measurement; "
+                f"no other image has one; got {self.invalid}."
+            )
 
 
 @dataclass(frozen=True)
@@ -128,19 +162,32 @@ class ActionChannel(Key):
             raise ValueError(f"low: expected each entry below high, got {list(self.low)} and {list(self.high)}.")
 
 
+K = TypeVar("K", bound=Key)
+
+
 @dataclass(frozen=True)
 class Goal:
-    """The desired goal, what the policy is asked for, and whether the policy sees it at all."""
+    """The desired goal, what the policy is asked for, and whether the policy sees it at all.
+
+    `achieved_goal` names the observation or auxiliary key that says which goal a tick has achieved, in the same numbers
+    as the desired goal; goals of hindsight come from it.
+    """
 
     desired_goal: Key
     policy_input: bool = True
+    achieved_goal: str = ""
 
 
 @dataclass(frozen=True)
 class Reward:
-    """Where each tick's judgement travels: a named vector of `reward`, `success`, `terminated` and `truncated`."""
+    """Where each tick's judgement travels: a named vector of `reward`, `success`, `terminated` and `truncated`.
+
+    `unjudged` says what becomes of an episode that nobody has judged, such as one of another robot: `refuse` cuts
+    all its transitions out; `zero` gives it reward 0 and ends it as truncated.
+    """
 
     topic: str = "/reward"
+    unjudged: Literal["refuse", "zero"] = "refuse"
 
 
 @dataclass(frozen=True)
@@ -186,6 +233,13 @@ class Contract:
         for key in (*self.observation.values(), *self.auxiliary.values(), *self.action.values()):
             if types.setdefault(key.topic, key.type) != key.type:
                 raise ValueError(f"topic: {key.topic} is both a {types[key.topic]} and a {key.type}.")
+        if self.goal.achieved_goal:
+            achieved = (self.observation | self.auxiliary).get(self.goal.achieved_goal)
+            if achieved is None or achieved.shape != self.goal.desired_goal.shape:
+                raise ValueError(
+                    f"goal.achieved_goal: expected an observation or auxiliary key of shape "
+                    f"{list(self.goal.desired_goal.shape)}, as the desired goal has, got '{self.goal.achieved_goal}'."
+                )
         for name in self.auxiliary:
             if name in self.observation:
                 raise ValueError(f"auxiliary: {name} is an observation key as well; it can be only one of them.")
@@ -234,6 +288,34 @@ class Contract:
         for channel in self.action.values():
             topics[channel.topic] = Recorded(channel.type, every_tick=True)
         return topics | self.record
+
+    def remapped(self, topics: Mapping[str, str]) -> "Contract":
+        """The contract with other topics: by the name of an observation, auxiliary or action key, `desired_goal`
+        or `reward`.
+
+        Raises:
+            UserError: there is no key of that name, or the topic is taken by another type.
+        """
+        known = [*self.observation, *self.auxiliary, *self.action, "desired_goal", "reward"]
+        for name in topics:
+            if name not in known:
+                raise UserError(f"{name}:=: no key of contract {self.name}; there are: {', '.join(known)}.")
+
+        def moved(keys: dict[str, K]) -> dict[str, K]:
+            return {name: replace(key, topic=topics.get(name, key.topic)) for name, key in keys.items()}
+
+        goal = self.goal.desired_goal
+        try:
+            return replace(
+                self,
+                observation=moved(self.observation),
+                auxiliary=moved(self.auxiliary),
+                action=moved(self.action),
+                goal=replace(self.goal, desired_goal=replace(goal, topic=topics.get("desired_goal", goal.topic))),
+                reward=replace(self.reward, topic=topics.get("reward", self.reward.topic)),
+            )
+        except ValueError as error:
+            raise UserError(f"contract {self.name} with other topics: {error}") from error
 
     def split_action(self, action: np.ndarray) -> dict[str, np.ndarray]:
         """The action vector (A,) as one array per channel."""
@@ -293,12 +375,14 @@ _PARSED: dict[str, Contract] = {}
 def difference(trained: Contract, live: Contract) -> str | None:
     """The first field in which a policy's contract differs from the live one, in words; None if they agree.
 
-    What is only recorded (auxiliary keys and extra topics) and the episode length may differ: the policy never sees
-    them.
+    What is only recorded (auxiliary keys and extra topics), the episode length and what counts as achieved may differ:
+    the policy never sees them.
     """
     ignored = ("auxiliary", "record", "episode_length", "name", "reward", "task")
     a = {k: v for k, v in trained.to_dict().items() if k not in ignored}
     b = {k: v for k, v in live.to_dict().items() if k not in ignored}
+    for contract in (a, b):
+        contract["goal"].pop("achieved_goal")
     return _difference(_plain(a), _plain(b), "")
 
 

@@ -55,8 +55,7 @@ def ros_domain(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) 
         assert not left, f"processes left behind: {left}"
         base, per_domain = FAST_DDS_PORTS
         ports = range(base + per_domain * domain, base + per_domain * (domain + 1))
-        segments = [p.name for p in Path("/dev/shm").glob("fastrtps_port*") if p.name[13:].isdigit()]
-        segments = [name for name in segments if int(name[13:]) in ports]
+        segments = [f"fastdds_port{port}" for port in ports if (Path("/dev/shm") / f"fastdds_port{port}").exists()]
         for name in segments:
             (Path("/dev/shm") / name).unlink()
         assert not segments, f"shared memory left behind: {segments}"

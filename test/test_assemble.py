@@ -336,3 +336,93 @@ def test_the_gate_keeps_a_bounded_number_of_messages_and_those_are_the_newest(co
         one.push("/camera/image_raw", messages.image_cdr(START + tick, "", np.zeros((4, 4, 3), np.uint8)))
     stamps = [tick.stamp for tick in one.begin(0) + one.assembler.finish()]
     assert stamps == [START + tick for tick in range(100, EpisodeGate.KEPT + 100)]
+
+
+def offered(key: Key, *shifts: int, after: int = 1000) -> Tick:
+    """The tick of a key that was offered messages so many ms from it; each holds its shift."""
+    one = Assembler({"camera": KEYS["camera"], "key": key}, "camera")
+    raw = [vector("/key", START + shift * MILLISECOND, shift) for shift in (*shifts, after)]
+    return only(push_all(one, [vector("/camera", START, 1.0), *raw]))
+
+
+@pytest.mark.parametrize(
+    ("shifts", "taken"), [((-30, 20), 20), ((-20, 30), -20), ((-20, 20), -20), ((-50, 0, 1), 0), ((-50,), -50)]
+)
+def test_nearest_takes_the_closest_before_or_after_and_of_two_the_earlier(shifts: tuple[int, ...], taken: int) -> None:
+    tick = offered(vector_key("/key", "nearest", 0.05), *shifts)
+    assert tick.valid
+    assert tick.values["key"] == [taken]
+
+
+@pytest.mark.parametrize("shifts", [(-51,), (-90, 51), (51,)])
+def test_nearest_takes_nothing_further_than_allowed_on_either_side(shifts: tuple[int, ...]) -> None:
+    tick = offered(vector_key("/key", "nearest", 0.05), *shifts)
+    assert tick.problems == ("key: 0.051 s away, at most 0.050 s allowed",)
+    assert "key" not in tick.values
+
+
+def window_key(length: int, max_age: float = 0.2) -> Key:
+    return dataclasses.replace(vector_key("/key", "latest", max_age), alignment="window", shape=(length, 1))
+
+
+def test_a_window_holds_the_last_messages_at_or_before_the_tick_the_oldest_first() -> None:
+    tick = offered(window_key(3), -40, -30, -20, -10, 0, 10)
+    assert tick.valid
+    assert tick.values["key"].tolist() == [[-20.0], [-10.0], [0.0]]
+
+
+def test_a_window_that_is_not_full_or_reaches_too_far_back_makes_the_tick_invalid() -> None:
+    assert offered(window_key(3), -10, 0).problems == ("key: 2 messages on /key, a window of 3 expected",)
+    assert offered(window_key(3, 0.05), -51, -10, 0).problems == ("key: 0.051 s old, at most 0.050 s allowed",)
+
+
+def every_alignment() -> dict[str, Key]:
+    return {
+        **KEYS,
+        "near": vector_key("/joints", "nearest", 0.02),
+        "near_camera": vector_key("/camera", "nearest", 0.05),
+        "window": dataclasses.replace(window_key(5, 0.1), topic="/joints"),
+    }
+
+
+def test_every_alignment_gives_the_same_however_topics_interleave() -> None:
+    rng = np.random.default_rng(2)
+    taken = dict.fromkeys(every_alignment(), 0)
+    for _ in range(40):
+        streams = random_streams(rng)
+        expected = None
+        for order in ([raw for stream in streams.values() for raw in stream], interleaved(streams, rng)):
+            one = assembler(**every_alignment())
+            ticks = push_all(one, order) + one.finish()
+            found = content(ticks)
+            assert expected is None or repr(found) == repr(expected)
+            expected = found
+        for tick in ticks:
+            for name in tick.values:
+                taken[name] += 1
+    assert min(taken.values()) > 50
+
+
+def test_columns_hold_the_same_bits_and_reasons_as_ticks() -> None:
+    rng = np.random.default_rng(3)
+    for _ in range(40):
+        streams = random_streams(rng)
+        order = interleaved(streams, rng)
+        one, other = assembler(**every_alignment()), assembler(**every_alignment())
+        ticks = push_all(one, order) + one.finish()
+        aligned = [a for topic, _, cdr in order for a in other.align(topic, cdr)] + other.align_rest()
+        assert [a.stamp for a in aligned] == [tick.stamp for tick in ticks]
+        for name in one.keys:
+            column = other.read_column(name, aligned)
+            assert column.values.dtype == one.keys[name].dtype
+            good = [row for row, tick in enumerate(ticks) if not any(p.startswith(f"{name}: ") for p in tick.problems)]
+            assert column.rows.tolist() == good
+            for row, array in zip(column.rows, column.values, strict=True):
+                np.testing.assert_array_equal(array, ticks[row].values[name])
+            reasons = {row: f"{name}: {reason}" for row, reason in column.problems.items()}
+            assert reasons == {
+                row: problem
+                for row, tick in enumerate(ticks)
+                for problem in tick.problems
+                if problem.startswith(f"{name}: ")
+            }

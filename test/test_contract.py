@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rl_ros.contract import Contract, difference
+from rl_ros.contract import Contract, Key, difference
 from rl_ros.errors import UserError
 
 
@@ -180,3 +180,37 @@ def test_what_a_policy_would_see_differently_is_named(
 )
 def test_what_a_policy_never_sees_may_differ(contract: Contract, change: Callable[[dict[str, Any]], object]) -> None:
     assert difference(contract, changed(contract, change)) is None
+
+
+def image(**changes: Any) -> Key:
+    fields: dict[str, Any] = {"shape": (4, 4, 3), "dtype": "uint8", "encoding": "rgb8"} | changes
+    return Key("/i", fields.pop("type", "sensor_msgs/msg/Image"), "data", **fields)
+
+
+DEPTH = {"encoding": "depth", "shape": (4, 4, 1), "dtype": "float32", "unit": "m", "invalid": 0.0}
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"encoding": ""}, "encoding: expected rgb8 or mono8 for an image"),
+        (DEPTH | {"type": "sensor_msgs/msg/CompressedImage"}, "unit: data of sensor_msgs/msg/CompressedImage"),
+        (DEPTH | {"dtype": "uint8"}, "depth is float32 of shape"),
+        (DEPTH | {"shape": (4, 4, 3)}, "depth is float32 of shape"),
+        (DEPTH | {"unit": ""}, "unit: an image of encoding depth is in m, got ''"),
+        (DEPTH | {"invalid": None}, "invalid: a depth image needs the number of metres"),
+        ({"invalid": 1.0}, "invalid: a depth image needs the number of metres"),
+        ({"alignment": "window", "shape": (4,)}, r"shape: a window has shape \[n, ...\]"),
+        ({"alignment": "window", "shape": (4, 4, 3)}, r"rgb8 is uint8 of shape \[height, width, 3\]"),
+    ],
+)
+def test_an_image_that_cannot_be_is_refused(changes: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        image(**changes)
+
+
+def test_depth_compressed_images_and_windows_are_described_by_their_shape() -> None:
+    assert image(**DEPTH).invalid == 0.0
+    assert image(type="sensor_msgs/msg/CompressedImage").window == 1
+    window = image(alignment="window", shape=(5, 4, 4, 3))
+    assert (window.window, window.message_shape) == (5, (4, 4, 3))

@@ -10,7 +10,7 @@ from helpers import PERIOD, START, Raw, episode_messages, small_contract, tick_m
 from rl_ros.contract import Contract
 from rl_ros.episodes import messages
 from rl_ros.episodes.bags import Bag, RawMessage, read_bag
-from rl_ros.episodes.ingest import read_episode, read_episodes
+from rl_ros.episodes.ingest import Cuts, episodes_of, read_episode, read_episodes
 from rl_ros.episodes.memory import Episode, ReplayMemory
 from rl_ros.episodes.record import EpisodeRecorder
 from rl_ros.errors import UserError
@@ -169,7 +169,7 @@ def test_topics_of_another_type_are_not_mistaken_for_ours(contract: Contract) ->
     raw = [
         RawMessage(topic, "std_msgs/msg/String", stamp, cdr) for topic, stamp, cdr in episode_messages(contract, TICKS)
     ]
-    with pytest.raises(UserError, match="not one complete observation: no message on /camera/image_raw"):
+    with pytest.raises(UserError, match="/camera/image_raw carries std_msgs/msg/String, expected sensor_msgs/"):
         read_episode(Bag(Path("foreign"), raw), contract)
 
 
@@ -200,3 +200,194 @@ def test_a_cut_off_bag_still_gives_its_transitions(tmp_path: Path, contract: Con
     bag = read_bag(path)
     assert bag.damage
     assert read_episode(bag, contract).has_transition.sum() == TICKS - 1
+
+
+def several(contract: Contract, starts: tuple[int, ...], ticks: int = 4) -> list[Raw]:
+    """Episodes one after the other, the last message of each among the first of the next."""
+    raw: list[Raw] = []
+    for start in starts:
+        episode = episode_messages(contract, ticks, start)
+        raw = [*raw[:-1], *episode[:2], *raw[-1:], *episode[2:]]
+    return raw
+
+
+def in_memory(contract: Contract, raw: list[Raw], **types: str) -> Bag:
+    known = {topic: recorded.type for topic, recorded in contract.recorded_topics().items()} | {
+        f"/{topic}": kind for topic, kind in types.items()
+    }
+    return Bag(Path("foreign"), [RawMessage(topic, known[topic], stamp, cdr) for topic, stamp, cdr in raw])
+
+
+def read_all(bag: Bag, contract: Contract, cuts: Cuts | None = None) -> tuple[list[Episode], list[str]]:
+    refused: list[str] = []
+    return list(episodes_of(bag, contract, refused, cuts)), refused
+
+
+STARTS = (START, START + 20 * PERIOD, START + 40 * PERIOD)
+
+
+def firsts(episodes: list[Episode]) -> list[tuple[int, int]]:
+    return [(int(episode.stamps[0]), int(episode.has_transition.sum())) for episode in episodes]
+
+
+def test_episode_events_cut_a_bag_with_their_outcomes_wherever_they_come_in_it(contract: Contract) -> None:
+    raw = several(contract, STARTS)
+    event = "/episode/event"
+    for number, start in enumerate(STARTS):
+        about = {"episode": str(number), "seed": str(number + 5)}
+        end = {**about, "outcome": "success"}
+        last = start + 3 * PERIOD
+        raw.append((event, start, messages.status_cdr(start - 1, "start", "", about)))
+        if number < 2:
+            raw.append((event, last, messages.status_cdr(last, "end", "", end)))
+    bag = in_memory(contract, raw, **{"episode/event": "diagnostic_msgs/msg/DiagnosticArray"})
+    episodes, refused = read_all(bag, contract)
+    assert firsts(episodes) == [(start, 3) for start in STARTS]
+    assert [(e.outcome, e.seed) for e in episodes] == [("success", 5), ("success", 6), ("unfinished", 7)]
+    assert all(episode.terminated.tolist() == [False, False, True, False] for episode in episodes)
+    assert refused == []
+    with pytest.raises(UserError, match="holds 3 episodes; read it with `rl_ros ingest`"):
+        read_episode(bag, contract)
+
+
+def test_every_message_of_a_topic_cuts_a_bag(contract: Contract) -> None:
+    marks = [("/reset_done", start - 1, messages.clock_cdr(start - 1)) for start in STARTS[1:]]
+    raw = several(contract, STARTS) + marks
+    types = {"reset_done": "std_msgs/msg/Header"}
+    bag = in_memory(contract, raw, **types)
+    episodes, refused = read_all(bag, contract, Cuts(topic="/reset_done"))
+    assert firsts(episodes) == [(start, 3) for start in STARTS]
+    assert refused == []
+    with pytest.raises(UserError, match="foreign: no message on /other, so there is nothing to cut it at"):
+        read_all(bag, contract, Cuts(topic="/other"))
+
+
+def service_event(kind: int, stamp: int) -> bytes:
+    seconds, nanoseconds = divmod(stamp, 1_000_000_000)
+    times = seconds.to_bytes(4, "little") + nanoseconds.to_bytes(4, "little")
+    return b"\0\1\0\0" + bytes([kind, 0, 0, 0]) + times + bytes(32)
+
+
+def test_a_reset_service_ends_an_episode_with_the_request_and_begins_one_with_the_answer(contract: Contract) -> None:
+    raw = several(contract, STARTS, ticks=6)
+    topic = "/reset/_service_event"
+    for start in STARTS[1:]:
+        asked, answered = start - 17 * PERIOD, start + 2 * PERIOD
+        raw += [(topic, at, service_event(kind, at)) for kind, at in enumerate((asked, asked + 1, answered, answered))]
+    bag = in_memory(contract, raw, **{topic[1:]: "std_srvs/srv/Trigger_Event"})
+    episodes, _ = read_all(bag, contract, Cuts(topic=topic))
+    # The arm moves back while the service runs: that is in no episode.
+    assert [((int(e.stamps[0]) - s) // PERIOD, len(e.stamps)) for e, s in zip(episodes, STARTS, strict=True)] == [
+        (0, 3),
+        (2, 1),
+        (2, 4),
+    ]
+
+
+def test_given_times_cut_a_bag_and_what_is_held_is_held_across(contract: Contract) -> None:
+    raw = episode_messages(contract, 12)
+    episodes, refused = read_all(in_memory(contract, raw), contract, Cuts(seconds=(0.4, 0.8)))
+    assert firsts(episodes) == [(START + tick * PERIOD, 3) for tick in (0, 4, 8)]
+    assert all((episode.desired_goal == np.float32(0.1)).all() for episode in episodes)
+    assert refused == []
+    assert [episode.truncated[2] for episode in episodes] == [True, True, False]
+    assert episodes[2].terminated[2]
+
+
+def test_an_episode_without_a_tick_does_not_cost_the_others(contract: Contract) -> None:
+    episodes, refused = read_all(in_memory(contract, episode_messages(contract, 12)), contract, Cuts(seconds=(0.4, 99)))
+    assert len(episodes) == 2
+    assert refused == ["foreign: not one complete observation: no message on /camera/image_raw (episode 2)."]
+
+
+def test_a_bag_that_nobody_judged_makes_transitions_only_where_the_contract_says_so(contract: Contract) -> None:
+    raw = [each for each in episode_messages(contract, TICKS) if each[0] != contract.reward.topic]
+    refusing = read_episode(in_memory(contract, raw), contract)
+    assert not refusing.has_transition.any()
+    assert refusing.problems == (f"no judgement ({TICKS - 1} times)",)
+    judged_zero = dataclasses.replace(contract, reward=dataclasses.replace(contract.reward, unjudged="zero"))
+    episode = read_episode(in_memory(judged_zero, raw), judged_zero)
+    assert episode.has_transition.sum() == TICKS - 1
+    assert not episode.reward.any()
+    assert not episode.terminated.any()
+    assert np.flatnonzero(episode.truncated).tolist() == [TICKS - 2]
+    # One lost judgement is lost all the same.
+    one_lost = without(episode_messages(contract, TICKS), contract.reward.topic, 3)
+    assert not read_episode(in_memory(judged_zero, one_lost), judged_zero).has_transition[2]
+
+
+def test_topics_of_another_robot_are_taken_by_key(contract: Contract) -> None:
+    renamed = {"/camera/image_raw": "/front/rgb", "/policy/action": "/servo/command", "/goal/latent": "/goal"}
+    raw = [(renamed.get(topic, topic), stamp, cdr) for topic, stamp, cdr in episode_messages(contract, TICKS)]
+    other = contract.remapped({"image": "/front/rgb", "linear_velocity": "/servo/command", "desired_goal": "/goal"})
+    assert read_episode(in_memory(other, raw), other).has_transition.sum() == TICKS - 1
+    with pytest.raises(UserError, match="arm:=: no key of contract grasp; there are: image, tool_position"):
+        contract.remapped({"arm": "/x"})
+    with pytest.raises(UserError, match="/joint_states is both a"):
+        contract.remapped({"image": "/joint_states"})
+
+
+def test_actions_stamped_when_they_were_sent_are_taken_by_the_alignment_of_the_contract(contract: Contract) -> None:
+    raw = [each for each in episode_messages(contract, TICKS) if not each[0].startswith("/policy")]
+    for tick in range(TICKS):
+        late = START + tick * PERIOD + 7_000_000
+        raw += [
+            (topic, late, cdr) for topic, cdr in messages.action_cdrs(contract, late, np.full(4, 0.1 * tick)).items()
+        ]
+    raw.sort(key=lambda each: each[1])
+    assert not read_episode(in_memory(contract, raw), contract).has_transition.any()
+    channels = {
+        name: dataclasses.replace(channel, alignment="nearest", max_age=0.01)
+        for name, channel in contract.action.items()
+    }
+    nearest = dataclasses.replace(contract, action=channels)
+    episode = read_episode(in_memory(nearest, raw), nearest)
+    assert episode.has_transition.sum() == TICKS - 1
+    np.testing.assert_allclose(episode.action[:-1, 0], 0.1 * np.arange(TICKS - 1), rtol=1e-6)
+
+
+def stamped_zero(raw: list[Raw], topic: str) -> list[Raw]:
+    return [(t, s, cdr[:4] + bytes(8) + cdr[12:] if t == topic else cdr) for t, s, cdr in raw]
+
+
+@pytest.mark.parametrize("topic", ["/camera/image_raw", "/tool/pose"])
+def test_stamps_that_are_all_zero_are_one_sentence(contract: Contract, topic: str) -> None:
+    raw = stamped_zero(episode_messages(contract, TICKS), topic)
+    with pytest.raises(UserError, match=f"^foreign: every message on {topic} is stamped 0, so nothing can be aligned"):
+        read_episode(in_memory(contract, raw), contract)
+
+
+def test_stamps_that_go_backwards_are_counted_and_the_rest_is_used(contract: Contract) -> None:
+    raw = episode_messages(contract, TICKS)
+    back = [each for each in raw if each[0] == "/tool/pose"][:2]
+    episode = read_episode(in_memory(contract, [*raw[:-10], *back, *raw[-10:]]), contract)
+    assert episode.has_transition.sum() == TICKS - 1
+    assert "/tool/pose went back in time (two publishers, or a clock that was set) (2 times)" in episode.problems
+
+
+def test_a_clock_that_jumps_cuts_the_transition_across_the_jump(contract: Contract) -> None:
+    hour = 36_000 * PERIOD
+    raw = episode_messages(contract, 3)[:-1] + episode_messages(contract, 3, START + hour)
+    episode = read_episode(in_memory(contract, raw), contract)
+    assert np.flatnonzero(episode.has_transition).tolist() == [0, 3, 4]
+    assert "ticks 3599.80 s apart (1 times)" in episode.problems
+
+
+def test_joints_that_are_not_finite_cut_their_tick_and_say_so(contract: Contract) -> None:
+    raw = without(episode_messages(contract, TICKS), "/joint_states", 2)
+    stamp = START + 2 * PERIOD
+    fingers = contract.observation["finger_position"].names
+    raw.append(("/joint_states", stamp, messages.joint_state_cdr(stamp, fingers, [np.nan, 0.0])))
+    raw.sort(key=lambda each: each[1])
+    episode = read_episode(in_memory(contract, raw), contract)
+    assert ((episode.stamps - START) // PERIOD).tolist() == [0, 1, 3, 4, 5]
+    assert episode.problems[0] == "finger_position: not finite: [nan, 0.0] (1 times)"
+
+
+def test_an_encoding_that_is_not_supported_is_one_sentence(contract: Contract) -> None:
+    raw = [
+        (topic, stamp, cdr.replace(b"rgb8", b"yuv8") if topic == "/camera/image_raw" else cdr)
+        for topic, stamp, cdr in episode_messages(contract, TICKS)
+    ]
+    with pytest.raises(UserError, match="image: encoding yuv8, expected one that rgb8 can be made of: rgb8, bgr8"):
+        read_episode(in_memory(contract, raw), contract)

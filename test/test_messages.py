@@ -3,6 +3,7 @@
 import dataclasses
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 
@@ -183,7 +184,10 @@ def test_damaged_bytes_give_a_value_of_the_right_shape_or_a_message_error(key: K
 @pytest.mark.parametrize(
     ("sent", "sentence"),
     [
-        (image_message(np.zeros((3, 5, 3), np.uint8), "bgr8"), "encoding bgr8, expected rgb8"),
+        (
+            image_message(np.zeros((3, 5, 1), np.uint8), "bayer_rggb8"),
+            "encoding bayer_rggb8, expected one that rgb8 can be made of: rgb8, bgr8, rgba8, bgra8, mono8",
+        ),
         (image_message(np.zeros((5, 3, 3), np.uint8)), "an image of 3x5, expected 5x3"),
         (image_message(np.zeros((3, 5, 3), np.uint8), step=14), "45 bytes in rows of 14, expected 15 a row"),
         (image_message(np.zeros((3, 5, 3), np.uint8), step=16), "45 bytes in rows of 16, expected 15 a row"),
@@ -326,3 +330,137 @@ def test_the_definition_of_a_type_is_what_every_reader_of_bags_needs() -> None:
     assert "MSG: geometry_msgs/Quaternion" in text
     # As published by ROS 2: `ros2 topic info --verbose` prints it for every publisher.
     assert digest == "RIHS01_10f3786d7d40fd2b54367835614bff85d4ad3b5dab62bf8bca0cc232d73b4cd8"
+
+
+ENCODINGS = {
+    "rgb8": lambda rgb: rgb,
+    "bgr8": lambda rgb: rgb[..., ::-1],
+    "rgba8": lambda rgb: np.concatenate([rgb, np.full_like(rgb[..., :1], 7)], axis=2),
+    "bgra8": lambda rgb: np.concatenate([rgb[..., ::-1], np.full_like(rgb[..., :1], 7)], axis=2),
+}
+
+
+def image_key(shape: tuple[int, ...], encoding: Any = "rgb8", **changes: Any) -> Key:
+    fields: dict[str, Any] = {"dtype": "uint8", "encoding": encoding} | changes
+    return Key("/i", "sensor_msgs/msg/Image", "data", shape, **fields)
+
+
+@pytest.mark.parametrize("encoding", list(ENCODINGS))
+def test_images_of_other_encodings_are_converted(encoding: str) -> None:
+    rgb = np.random.default_rng(5).integers(0, 256, (3, 5, 3), np.uint8)
+    cdr = messages.encode("sensor_msgs/msg/Image", image_message(ENCODINGS[encoding](rgb), encoding, padding=3))
+    np.testing.assert_array_equal(messages.value(image_key((3, 5, 3)), cdr), rgb)
+    mono = messages.value(image_key((3, 5, 1), "mono8"), cdr)
+    assert mono.shape == (3, 5, 1)
+    np.testing.assert_allclose(mono[..., 0], rgb @ np.array([0.299, 0.587, 0.114]), atol=1.0)
+
+
+def test_a_grey_image_has_three_equal_channels_as_rgb() -> None:
+    grey = np.arange(15, dtype=np.uint8).reshape(3, 5, 1)
+    cdr = messages.encode("sensor_msgs/msg/Image", image_message(grey, "mono8"))
+    np.testing.assert_array_equal(messages.value(image_key((3, 5, 3)), cdr), np.repeat(grey, 3, axis=2))
+
+
+def test_a_larger_image_is_reduced_by_averaging_areas_and_a_smaller_one_refused() -> None:
+    pixels = np.zeros((4, 8, 3), np.uint8)
+    pixels[:2, :2] = [[[10, 0, 0], [20, 0, 0]], [[30, 0, 0], [40, 0, 0]]]
+    cdr = messages.encode("sensor_msgs/msg/Image", image_message(pixels))
+    assert messages.value(image_key((2, 4, 3)), cdr)[0, 0].tolist() == [25, 0, 0]
+    with pytest.raises(MessageError, match="an image of 8x4, expected 4x5"):
+        messages.value(image_key((5, 4, 3)), cdr)
+
+
+def depth_message(depth: np.ndarray, encoding: str, **changes: Any) -> bytes:
+    height, width = depth.shape
+    fields = {"height": height, "width": width, "encoding": encoding, "step": width * depth.itemsize}
+    fields |= {"data": np.frombuffer(depth.tobytes(), np.uint8)}
+    return messages.encode("sensor_msgs/msg/Image", image_message(np.zeros((1, 1, 1), np.uint8), **(fields | changes)))
+
+
+def depth_key(shape: tuple[int, ...], invalid: float = -1.0) -> Key:
+    return image_key(shape, "depth", dtype="float32", unit="m", invalid=invalid)
+
+
+def test_depth_in_millimetres_or_metres_becomes_metres_with_what_is_invalid_marked() -> None:
+    whole = np.array([[0, 1], [1500, 65535]], np.uint16)
+    expected = np.array([[-1, 0.001], [1.5, 65.535]], np.float32)[..., None]
+    key = depth_key((2, 2, 1))
+    np.testing.assert_array_equal(messages.value(key, depth_message(whole, "16UC1")), expected)
+    swapped = depth_message(whole.astype(">u2"), "16UC1", is_bigendian=1)
+    np.testing.assert_array_equal(messages.value(key, swapped), expected)
+    metres = np.array([[np.nan, 0.25], [0.0, np.inf]], np.float32)
+    read = messages.value(depth_key((2, 2, 1), 9.0), depth_message(metres, "32FC1"))
+    assert (read.dtype, read[..., 0].tolist()) == (np.float32, [[9.0, 0.25], [9.0, 9.0]])
+
+
+def test_a_reduced_depth_image_mixes_no_two_pixels() -> None:
+    depth = np.tile(np.array([[0, 1000], [2000, 4000]], np.uint16), (4, 4))
+    read = messages.value(depth_key((4, 4, 1)), depth_message(depth, "16UC1"))
+    assert set(read.reshape(-1).tolist()) <= {-1.0, 1.0, 2.0, 4.0}
+
+
+def compressed(data: np.ndarray | bytes, form: str = "jpeg") -> bytes:
+    fields = {"header": messages.header(STAMP, "camera"), "format": form, "data": np.frombuffer(bytes(data), np.uint8)}
+    return messages.encode(
+        "sensor_msgs/msg/CompressedImage", messages.message("sensor_msgs/msg/CompressedImage", **fields)
+    )
+
+
+def compressed_key(shape: tuple[int, ...], encoding: Any = "rgb8") -> Key:
+    return Key("/i", "sensor_msgs/msg/CompressedImage", "data", shape, "uint8", encoding=encoding)
+
+
+def test_compressed_images_are_decoded_and_reduced() -> None:
+    rgb = np.zeros((16, 32, 3), np.uint8)
+    rgb[:, :16] = [200, 100, 50]
+    png = cv2.imencode(".png", rgb[..., ::-1])[1]
+    np.testing.assert_array_equal(messages.value(compressed_key((16, 32, 3)), compressed(png, "png")), rgb)
+    reduced = messages.value(compressed_key((4, 8, 3)), compressed(png, "png"))
+    np.testing.assert_array_equal(reduced[0, :, 0], [200] * 4 + [0] * 4)
+    jpeg = cv2.imencode(".jpg", rgb[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 100])[1]
+    read = messages.value(compressed_key((16, 32, 3)), compressed(jpeg))
+    away_from_the_edge = np.r_[:12, 20:32]
+    np.testing.assert_allclose(read[:, away_from_the_edge].astype(int), rgb[:, away_from_the_edge], atol=4)
+    grey = messages.value(compressed_key((16, 32, 1), "mono8"), compressed(jpeg))
+    assert (grey.shape, grey.dtype) == ((16, 32, 1), np.uint8)
+    with pytest.raises(MessageError, match="an image of 32x16, expected 64x64"):
+        messages.value(compressed_key((64, 64, 3)), compressed(jpeg))
+
+
+@pytest.mark.parametrize("data", [b"", b"no picture at all", b"\xff\xd8\xff\xe0"])
+def test_bytes_that_are_no_picture_are_refused_with_their_format(data: bytes) -> None:
+    with pytest.raises(MessageError, match=f"^{len(data)} bytes of format 'rvl' that are no JPEG or PNG image$"):
+        messages.value(compressed_key((4, 4, 3)), compressed(data, "rvl"))
+
+
+@pytest.mark.parametrize(("key", "cdr"), examples(), ids=lambda part: getattr(part, "field", ""))
+def test_a_column_holds_the_same_bits_as_its_messages_alike_or_not(key: Key, cdr: bytes) -> None:
+    rng = np.random.default_rng(6)
+    read = refused = 0
+    for _ in range(300):
+        column = []
+        for _ in range(rng.integers(1, 5)):
+            one = bytearray(cdr)
+            for _ in range(rng.choice([0, 0, 1, 2])):
+                one[rng.integers(0, len(cdr))] = rng.integers(0, 256)
+            column.append(big_endian(key.type, cdr) if rng.random() < 0.05 else bytes(one))
+        try:
+            expected = np.stack([messages.value(key, one) for one in column])
+        except MessageError:
+            refused += 1
+            with pytest.raises(MessageError):
+                messages.column(key, column)
+            continue
+        found = messages.column(key, column)
+        assert (found.dtype, found.tobytes()) == (expected.dtype, expected.tobytes())
+        read += 1
+    assert min(read, refused) > 10
+
+
+def test_the_time_of_a_service_event_and_its_side_are_read_off_its_bytes() -> None:
+    # ServiceEventInfo: type, stamp, 16 bytes of client, sequence number.
+    for kind, answered in ((0, False), (1, False), (2, True), (3, True)):
+        cdr = b"\0\1\0\0" + bytes([kind, 0, 0, 0]) + (5).to_bytes(4, "little") + (7).to_bytes(4, "little") + bytes(24)
+        assert messages.service_event_of(cdr) == (5_000_000_007, answered)
+    with pytest.raises(MessageError, match="hold no service event"):
+        messages.service_event_of(b"\0\1\0\0")

@@ -1,11 +1,13 @@
 """Nodes in this process, each driven by a test node over real topics."""
 
+import json
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
 import rclpy
-from helpers import wait_for
+from helpers import START, Raw, episode_messages, small_contract, tick_messages, wait_for
 from rclpy.experimental.events_executor import EventsExecutor
 from rclpy.node import Node as RosNode
 from rclpy.parameter import Parameter
@@ -14,11 +16,14 @@ from std_srvs.srv import Trigger
 
 from rl_ros.contract import Contract
 from rl_ros.episodes import messages
+from rl_ros.episodes.bags import read_bag
+from rl_ros.episodes.record import EpisodeFile
 from rl_ros.errors import UserError
 from rl_ros.nodes.arm_guard import ArmGuard
-from rl_ros.nodes.base import Node, message_class
+from rl_ros.nodes.base import Node, Polled, message_class
 from rl_ros.nodes.goal_encoder import GoalEncoder
 from rl_ros.nodes.policy import Policy
+from rl_ros.nodes.recorder import EVENTS, Recorder
 from rl_ros.robots.arm import Arm
 
 RELIABLE = QoSProfile(depth=10, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL)
@@ -200,3 +205,150 @@ def test_wrong_parameters_are_refused(
     with_parameters(monkeypatch, **parameters)
     with pytest.raises(UserError, match=sentence):
         ArmGuard()
+
+
+STATUS = "diagnostic_msgs/msg/DiagnosticArray"
+TICKS = 20
+
+
+class RecorderBench:
+    """A recorder of the small contract, and everything it listens to."""
+
+    def __init__(self, bench: Bench, monkeypatch: pytest.MonkeyPatch, directory: Path) -> None:
+        self.bench, self.contract, self.bags = bench, small_contract(), directory / "bags"
+        (directory / "small.yaml").write_text(self.contract.to_yaml())
+        with_parameters(monkeypatch, contract=str(directory / "small.yaml"), directory=str(self.bags))
+        self.states = self.listen("recorder/state", STATUS)
+        self.acknowledged = self.listen("episode/acknowledge", "sensor_msgs/msg/JointState")
+        self.diagnostics = bench.listen("diagnostics", STATUS)
+
+    def listen(self, topic: str, message_type: str) -> list[bytes]:
+        heard: list[bytes] = []
+        self.bench.peer.create_subscription(message_class(message_type), topic, heard.append, RELIABLE, raw=True)
+        return heard
+
+    def start(self) -> Recorder:
+        """The recorder, recording episode 3."""
+        node = self.bench.add(Recorder)
+        assert isinstance(node, Recorder)
+        self.senders = {t: self.bench.sender(t, r.type) for t, r in self.contract.recorded_topics().items()}
+        self.events = self.bench.sender(EVENTS, STATUS)
+        self.say("prepare", 0)
+        assert self.bench.until(lambda: self.acknowledged)
+        self.say("start", START)
+        assert self.bench.until(lambda: (self.bags / "episode_000003.unfinished").exists())
+        return node
+
+    def say(self, event: str, stamp: int) -> None:
+        values = {"episode": "3", "seed": "0", "outcome": "success"}
+        self.events(messages.status_cdr(stamp, event, "", values))
+
+    def send(self, raw: list[Raw]) -> None:
+        """Send messages, a few at a time so that no queue runs over."""
+        for number, (topic, _, cdr) in enumerate(raw):
+            self.senders[topic](cdr)
+            if number % 20 == 0:
+                self.bench.executor.spin_once(timeout_sec=0.02)
+
+    def ticks(self, ticks: range) -> list[Raw]:
+        return [raw for tick in ticks for raw in tick_messages(self.contract, tick, 1000)]
+
+    def closed(self) -> messages.Status:
+        """What is said of the bag when it is closed."""
+        assert self.bench.until(lambda: any(messages.status_of(s).name == "bag" for s in self.states))
+        return messages.status_of(self.states[-1])
+
+
+@pytest.fixture
+def recorder(bench: Bench, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[RecorderBench]:
+    made = RecorderBench(bench, monkeypatch, tmp_path)
+    yield made
+    for node in bench.nodes:
+        if isinstance(node, Recorder):
+            node.close()
+
+
+def test_a_sound_recording_is_told_in_numbers(recorder: RecorderBench) -> None:
+    recorder.start()
+    raw = recorder.ticks(range(TICKS))
+    recorder.send(raw)
+    recorder.say("end", raw[-1][1])
+    state = recorder.closed()
+    assert (state.level, state.text) == (messages.OK, "complete")
+    assert (state.values["episode"], state.values["lost"]) == ("3", "0")
+    told = json.loads(state.values["topics"])
+    assert told["/joint_states"] == {"count": TICKS, "rate": 10.0, "worst_gap": 0.1, "lost": 0}
+    assert json.loads(read_bag(recorder.bags / "episode_000003").outcome["topics"]) == told
+
+
+def test_a_message_that_did_not_arrive_is_counted_and_an_error(recorder: RecorderBench) -> None:
+    node = recorder.start()
+    take, taken = node.sources["/tool/pose"], []
+
+    def lossy() -> Polled | None:
+        message = take()
+        taken.append(message)
+        return take() if message is not None and len([m for m in taken if m]) == 4 else message
+
+    node.sources["/tool/pose"] = lossy
+    raw = recorder.ticks(range(TICKS))
+    recorder.send(raw)
+    recorder.say("end", raw[-1][1])
+    state = recorder.closed()
+    assert (state.level, state.values["lost"]) == (messages.ERROR, "1")
+    assert "lost: 1 on /tool/pose" in state.text
+    assert json.loads(read_bag(recorder.bags / "episode_000003").outcome["topics"])["/tool/pose"]["lost"] == 1
+
+
+def test_a_stalled_camera_is_raised_on_diagnostics_while_recording(recorder: RecorderBench) -> None:
+    recorder.start()
+    recorder.send(recorder.ticks(range(TICKS)))
+    recorder.send([raw for raw in recorder.ticks(range(TICKS, TICKS + 10)) if raw[0] != "/camera/image_raw"])
+
+    def raised() -> bool:
+        found = [messages.status_of(cdr) for cdr in recorder.diagnostics]
+        return any(s.level == messages.ERROR and "/camera/image_raw: nothing for 1.00 s" in s.text for s in found)
+
+    assert recorder.bench.until(raised)
+
+
+def test_what_a_killed_recorder_left_is_recovered_and_told(recorder: RecorderBench) -> None:
+    file = EpisodeFile(recorder.bags, "episode_000003", recorder.contract.recorded_topics(), {"episode": "3"})
+    for topic, stamp, cdr in episode_messages(recorder.contract, 2):
+        file.write(topic, stamp, cdr)
+    file.flush()
+    del file  # as the end of its process does, this gives up the lock
+    recorder.start()
+    [state] = [messages.status_of(cdr) for cdr in recorder.states]
+    assert (state.name, state.values["episode"], state.level) == ("recovered", "3", messages.OK)
+    assert "recovered 15 messages" in state.text
+    assert len(read_bag(recorder.bags / "episode_000003_interrupted").messages) == 15
+
+
+def test_events_of_before_the_recorder_was_there_begin_nothing(recorder: RecorderBench) -> None:
+    past = recorder.bench.peer.create_publisher(message_class(STATUS), EVENTS, RELIABLE)
+    for event in ("prepare", "start", "end"):
+        past.publish(messages.status_cdr(START, event, "", {"episode": "0", "seed": "0", "outcome": "success"}))
+    recorder.start()
+    assert [path.name for path in recorder.bags.iterdir()] == ["episode_000003.unfinished"]
+
+
+def test_a_polled_message_tells_its_publisher_and_its_number(recorder: RecorderBench) -> None:
+    node = recorder.start()
+    taken: list[Polled] = []
+    take = node.sources["/tool/pose"]
+    node.sources["/tool/pose"] = lambda: None
+    recorder.send([raw for raw in recorder.ticks(range(3)) if raw[0] == "/tool/pose"])
+
+    def came() -> bool:
+        while (message := take()) is not None:
+            taken.append(message)
+        return len(taken) == 3
+
+    assert recorder.bench.until(came)
+    first = taken[0].sequence
+    assert first is not None
+    assert [message.sequence for message in taken] == [first, first + 1, first + 2]
+    assert len({message.publisher for message in taken}) == 1
+    assert taken[0].publisher
+    assert taken[0].received <= taken[1].received <= taken[2].received

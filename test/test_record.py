@@ -81,7 +81,10 @@ def test_a_bag_holds_every_byte_of_its_episode_and_what_is_known_of_it(tmp_path:
     assert (bag.outcome["outcome"], bag.outcome["episode"], bag.outcome["seed"]) == ("success", "3", "17")
     assert bag.missing == []
     counts = {topic: count for topic, (_, count) in bag.topics.items()}
-    assert {topic: n for topic, n in json.loads(bag.outcome["counts"]).items() if n} == counts
+    told = json.loads(bag.outcome["topics"])
+    assert {topic: each["count"] for topic, each in told.items() if each["count"]} == counts
+    assert told["/tool/pose"] == {"count": TICKS, "rate": 10.0, "worst_gap": 0.1, "lost": 0}
+    assert json.loads(bag.outcome["faults"]) == []
     assert {message.type for message in bag.messages} == {r.type for r in contract.recorded_topics().values()}
     assert [path.name for path in tmp_path.iterdir()] == ["episode_000003"]
 
@@ -204,8 +207,9 @@ def test_what_waits_for_an_episode_is_bounded_and_the_newest_is_kept(tmp_path: P
 
 
 def test_what_cannot_be_written_is_told(tmp_path: Path, contract: Contract) -> None:
-    recorder = EpisodeRecorder(tmp_path, contract)
-    (tmp_path / "episode_000000.unfinished").mkdir()
+    recorder = EpisodeRecorder(tmp_path / "bags", contract)
+    (tmp_path / "bags").rmdir()
+    (tmp_path / "bags").touch()
     recorder.begin(0, START, {})
 
     def failed() -> bool:

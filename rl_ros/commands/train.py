@@ -11,8 +11,10 @@ from typing import Any
 from rl_ros.commands.console import console, positive, progress
 from rl_ros.contract import Contract
 from rl_ros.episodes.bags import find_bags, read_bag
-from rl_ros.episodes.ingest import read_episodes
-from rl_ros.episodes.memory import Episode, ReplayMemory
+from rl_ros.episodes.cache import DIRECTORY, Dataset, load_columns
+from rl_ros.episodes.ingest import Cuts
+from rl_ros.episodes.memory import ReplayMemory
+from rl_ros.episodes.relabel import read_layer
 from rl_ros.errors import UserError
 
 
@@ -30,7 +32,8 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
     length.add_argument("--seconds", type=float, help="train for so long")
     length.add_argument("--updates", type=positive, help="train for so many updates; the same seed gives the same bits")
     parser.add_argument("--seed", type=int, default=0, help="of weights and batches (default: %(default)s)")
-    parser.add_argument("--contract", help="name or path of a contract (default: the one in the first bag)")
+    parser.add_argument("--task", metavar="NAME", help="learn from the layer that `rl_ros relabel --task NAME` made")
+    add_reading(parser)
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a setting of the algorithm")
     parser.set_defaults(run=run)
 
@@ -42,11 +45,9 @@ def run(options: argparse.Namespace) -> int:
     from rl_ros.training.offline import train
 
     torch.set_num_threads(1)
-    paths = find_bags(options.bags)
-    contract = Contract.load(options.contract) if options.contract else read_bag(paths[0]).contract
-    if contract is None:
-        raise UserError(f"{paths[0]}: embeds no contract; name one with --contract.")
-    episodes = load_episodes(paths, contract)
+    contract, dataset = load_dataset(options)
+    if options.task:
+        dataset = read_layer(dataset, options.task).over(dataset)
     total = options.updates or round(options.seconds)
     began = time.monotonic()
     with progress() as bar:
@@ -56,7 +57,7 @@ def run(options: argparse.Namespace) -> int:
             bar.update(task, completed=update if options.updates else min(int(time.monotonic() - began), total))
 
         bundle = train(
-            ReplayMemory(episodes),
+            ReplayMemory(dataset.columns),
             contract,
             options.algorithm,
             options.out,
@@ -65,22 +66,74 @@ def run(options: argparse.Namespace) -> int:
             updates=options.updates,
             overrides=_settings(options.set),
             progress=on_progress,
-            source_episodes=[episode.source for episode in episodes],
+            source_episodes=[episode.source for episode in dataset.episodes],
         )
     console.print(f"policy bundle: {bundle}")
     return 0
 
 
-def load_episodes(paths: Sequence[Path], contract: Contract) -> list[Episode]:
-    """Read bags with a progress bar; bags that cannot be used are named on standard error."""
+def add_reading(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments that say how bags are read."""
+    parser.add_argument("--contract", help="name or path of a contract (default: the one in the first bag)")
+    parser.add_argument(
+        "arguments", nargs="*", metavar="KEY:=TOPIC", help="take a key of the contract from another topic"
+    )
+    parser.add_argument(
+        "--split-on", default="", metavar="TOPIC", help="each message on it begins an episode (also a service's events)"
+    )
+    parser.add_argument(
+        "--split-at", default="", metavar="S,S,...", help="an episode begins so many seconds after the first tick"
+    )
+    parser.add_argument(
+        "--cache", type=Path, metavar="DIR", help=f"where decoded bags are kept (default: {DIRECTORY} beside the bags)"
+    )
+
+
+def load_dataset(options: argparse.Namespace) -> tuple[Contract, Dataset]:
+    """The contract, and the bags it names with a progress bar; what cannot be used is named on standard error."""
+    paths = find_bags(options.bags)
+    contract = Contract.load(options.contract) if options.contract else _first_contract(paths)
+    contract = contract.remapped(_topics(options.arguments))
+    beside = options.bags if options.bags.is_dir() and options.bags not in paths else options.bags.parent
+    cuts = Cuts(options.split_on, _seconds(options.split_at))
     with progress() as bar:
         task = bar.add_task("reading bags", total=len(paths))
-        episodes, refused = read_episodes(paths, contract, lambda: bar.advance(task))
-    for sentence in refused:
+        dataset = load_columns(paths, contract, options.cache or beside / DIRECTORY, cuts, lambda: bar.advance(task))
+    for sentence in dataset.refused:
         print(f"left out: {sentence}", file=sys.stderr)
-    if not episodes:
-        raise UserError(f"none of {len(paths)} bags can be used; the sentences above say why.")
-    return episodes
+    return contract, dataset
+
+
+def _first_contract(paths: Sequence[Path]) -> Contract:
+    for path in paths:
+        try:
+            contract = read_bag(path).contract
+        except UserError:
+            continue  # named when the bags are read
+        if contract is not None:
+            return contract
+        break
+    raise UserError(f"{paths[0]}: embeds no contract; name one with --contract.")
+
+
+def _topics(texts: Sequence[str]) -> dict[str, str]:
+    topics = {}
+    for text in texts:
+        key, separator, topic = text.partition(":=")
+        if not separator or not key:
+            raise UserError(f"{text}: expected KEY:=TOPIC, such as image:=/front/image_raw.")
+        topics[key] = topic
+    return topics
+
+
+def _seconds(text: str) -> tuple[float, ...]:
+    try:
+        seconds = tuple(float(part) for part in text.split(",") if part)
+    except ValueError:
+        seconds = (-1.0,)
+    if not all(0 <= second < float("inf") for second in seconds):
+        raise UserError(f"--split-at {text}: expected seconds separated by commas, such as 12.5,40.")
+    return seconds
 
 
 def _settings(texts: Sequence[str]) -> dict[str, Any]:

@@ -4,15 +4,17 @@ Live nodes feed it from raw subscriptions, ingestion feeds it from bags. Its ans
 stamps and on the order within each topic, never on how topics interleave, so both get equal ticks.
 """
 
+import math
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import NamedTuple
 
 import numpy as np
 
 from rl_ros.contract import Key
-from rl_ros.episodes.messages import MessageError, stamp_of, value
+from rl_ros.episodes.messages import MessageError, column, stamp_of, value
 
 MAX_PENDING = 32
 """Ticks that may wait for a slower topic before the oldest is given up."""
@@ -36,11 +38,71 @@ class Tick:
 
 MAX_HISTORY = 4096
 """Messages kept per topic while the reference is silent."""
+MAX_SHOWN = 16
+"""Numbers of an array that a sentence shows."""
+
+
+class Aligned(NamedTuple):
+    """The messages that one tick takes, before any of them is read."""
+
+    stamp: int
+    """Nanoseconds, of the reference message."""
+    messages: dict[str, Sequence[bytes]]
+    """CDR bytes by key: one message, or those of a window, the oldest first. What cannot be had is absent."""
+    problems: dict[str, str]
+    """Why a key is absent."""
+
+
+@dataclass(frozen=True)
+class Column:
+    """One key's values of several ticks."""
+
+    rows: np.ndarray
+    """Which of the ticks have one, int64 (m,)."""
+    values: np.ndarray
+    """(m, *shape)."""
+    problems: dict[int, str]
+    """Why the other ticks have none."""
+
+
+NEVER = -(1 << 62)
+"""A stamp before any other."""
 
 
 class _Entry(NamedTuple):
     stamp: int
     cdr: bytes
+
+
+class _Topic:
+    """What is known of one topic."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.depth = 1
+        """Messages at or before a tick that some key may take."""
+        self.waits = False
+        """Whether a tick needs to know that nothing older can come."""
+        self.history: deque[_Entry] = deque(maxlen=MAX_HISTORY)
+        self.newest = NEVER
+
+    def forget(self) -> None:
+        """As if nothing had come."""
+        self.history.clear()
+        self.newest = NEVER
+
+    def blocks(self, stamp: int) -> bool:
+        """Whether a message that is still to come could change the tick of that stamp."""
+        return self.newest < stamp if self.waits else self.newest == NEVER
+
+    def before(self, stamp: int) -> int:
+        """How many of the messages kept are at or before the stamp; forgets those that no later tick can take."""
+        history, depth = self.history, self.depth
+        while len(history) > depth and history[depth].stamp <= stamp:
+            history.popleft()
+        if depth == 1:
+            return int(bool(history) and history[0].stamp <= stamp)
+        return sum(entry.stamp <= stamp for entry in islice(history, depth))
 
 
 class Assembler:
@@ -59,22 +121,40 @@ class Assembler:
         self.types = {key.topic: key.type for key in self.keys.values()}
         self.rejected: dict[str, int] = dict.fromkeys(self.types, 0)
         """Messages a topic that went back in time or held no stamp, by topic."""
-        self._reference_topic = self.keys[reference].topic
-        self._waits = {
-            key.topic for key in self.keys.values() if key.topic != self._reference_topic and key.alignment != "held"
-        }
-        self._held = {key.topic for key in self.keys.values()} - self._waits - {self._reference_topic}
+        self._reference = self.keys[reference].topic
+        self._topics = {topic: _Topic(topic) for topic in self.types}
+        for key in self.keys.values():
+            topic = self._topics[key.topic]
+            topic.depth = max(topic.depth, key.window)
+            topic.waits |= key.alignment != "held" and key.topic != self._reference
+        self._needed = [topic for topic in self._topics.values() if topic.name != self._reference]
+        # Keys that take the same messages of a topic are looked up once.
+        takes: dict[tuple[_Topic, str, float, int], list[str]] = {}
+        for name, key in self.keys.items():
+            age = 0.0 if key.alignment in ("exact", "held") else key.max_age
+            takes.setdefault((self._topics[key.topic], key.alignment, age, key.window), []).append(name)
+        self._takes = [(*how, names) for how, names in takes.items()]
         self.restart()
 
     def restart(self, start: int = 0) -> None:
         """Forget everything, and ignore messages stamped before `start` nanoseconds from now on."""
         self._start = start
-        self._history: dict[str, deque[_Entry]] = {topic: deque(maxlen=MAX_HISTORY) for topic in self.types}
+        for topic in self._topics.values():
+            topic.forget()
         self._pending: deque[int] = deque()
+        self._blocking: _Topic | None = None
 
     def push(self, topic: str, cdr: bytes) -> list[Tick]:
         """Take one message as it arrived; returns the ticks that are complete now, oldest first."""
-        history = self._history[topic]
+        return [self.read(aligned) for aligned in self.align(topic, cdr)]
+
+    def finish(self) -> list[Tick]:
+        """The ticks still waiting when a stream has ended."""
+        return [self.read(aligned) for aligned in self.align_rest()]
+
+    def align(self, topic: str, cdr: bytes) -> list[Aligned]:
+        """As `push`, without reading any message but for its stamp."""
+        state = self._topics[topic]
         try:
             stamp = stamp_of(cdr)
         except MessageError:
@@ -82,69 +162,144 @@ class Assembler:
             return []
         if stamp < self._start:
             return []
-        if history and stamp <= history[-1].stamp:
-            if stamp < history[-1].stamp:
+        history, pending = state.history, self._pending
+        if stamp <= state.newest:
+            if stamp < state.newest:
                 self.rejected[topic] += 1
                 return []
             history.pop()
-        elif topic == self._reference_topic:
-            self._pending.append(stamp)
+        elif topic == self._reference:
+            pending.append(stamp)
+        state.newest = stamp
         history.append(_Entry(stamp, cdr))
+        if not pending or (self._blocking not in (None, state) and len(pending) <= MAX_PENDING):
+            return []  # what the oldest tick waits for is not this
         ticks = []
-        while self._pending and (self._complete(self._pending[0]) or len(self._pending) > MAX_PENDING):
-            ticks.append(self._assemble(self._pending.popleft()))
+        while pending and (self._complete(pending[0]) or len(pending) > MAX_PENDING):
+            ticks.append(self._align(pending.popleft()))
         return ticks
 
-    def finish(self) -> list[Tick]:
-        """The ticks still waiting when a stream has ended."""
-        ticks = [self._assemble(stamp) for stamp in self._pending]
+    def align_rest(self) -> list[Aligned]:
+        """As `finish`, without reading any message."""
+        ticks = [self._align(stamp) for stamp in self._pending]
         self._pending.clear()
+        self._blocking = None
         return ticks
+
+    def read(self, aligned: Aligned) -> Tick:
+        """The values of one tick."""
+        values: dict[str, np.ndarray] = {}
+        problems = []
+        for name, key in self.keys.items():
+            reason = aligned.problems.get(name)
+            if reason is None:
+                try:
+                    read = [value(key, cdr) for cdr in aligned.messages[name]]
+                    array = np.stack(read) if key.alignment == "window" else read[0]
+                    values[name] = array
+                    reason = _not_finite(array)
+                except MessageError as error:
+                    reason = str(error)
+            if reason is not None:
+                problems.append(f"{name}: {reason}")
+        return Tick(aligned.stamp, values, tuple(problems))
+
+    def read_column(self, name: str, ticks: Sequence[Aligned]) -> Column:
+        """One key's values of many ticks; the same bits as from `read`, many times faster."""
+        key = self.keys[name]
+        problems = {row: tick.problems[name] for row, tick in enumerate(ticks) if name in tick.problems}
+        rows = [row for row in range(len(ticks)) if row not in problems]
+        try:
+            values = _read_all(key, [ticks[row].messages[name] for row in rows])
+        except MessageError:  # one at a time tells which
+            kept, read = [], []
+            for row in rows:
+                try:
+                    read.append(_read_all(key, [ticks[row].messages[name]]))
+                    kept.append(row)
+                except MessageError as error:
+                    problems[row] = str(error)
+            rows, values = kept, np.concatenate([_read_all(key, []), *read])
+        if values.dtype.kind == "f":
+            finite = np.isfinite(values.reshape(len(values), math.prod(key.shape))).all(axis=1)
+            if not finite.all():
+                for index in np.flatnonzero(~finite):
+                    problems[rows[index]] = str(_not_finite(values[index]))
+                rows, values = [row for row, good in zip(rows, finite, strict=True) if good], values[finite]
+        return Column(np.array(rows, np.int64), values, problems)
 
     def missing(self) -> list[str]:
         """Topics that have delivered nothing, or nothing recent enough for the oldest waiting tick."""
         if not self._pending:
-            return [topic for topic, history in self._history.items() if not history]
-        oldest = self._pending[0]
-        return [
-            topic
-            for topic, history in self._history.items()
-            if not history or (topic in self._waits and history[-1].stamp < oldest)
-        ]
+            return [name for name, topic in self._topics.items() if not topic.history]
+        return [topic.name for topic in self._needed if topic.blocks(self._pending[0])]
+
+    def newest(self, topic: str) -> int | None:
+        """The newest stamp on a topic in nanoseconds; None if nothing came."""
+        newest = self._topics[topic].newest
+        return None if newest == NEVER else newest
 
     def _complete(self, stamp: int) -> bool:
-        for topic in self._waits:
-            history = self._history[topic]
-            if not history or history[-1].stamp < stamp:
+        for topic in self._needed:
+            if topic.blocks(stamp):
+                self._blocking = topic
                 return False
-        return all(self._history[topic] for topic in self._held)
+        self._blocking = None
+        return True
 
-    def _assemble(self, stamp: int) -> Tick:
-        for history in self._history.values():
-            while len(history) > 1 and history[1].stamp <= stamp:
-                history.popleft()
-        values: dict[str, np.ndarray] = {}
-        problems = []
-        for name, key in self.keys.items():
-            entry = next(iter(self._history[key.topic]), None)
-            if entry is None or entry.stamp > stamp:
-                problems.append(f"{name}: nothing on {key.topic}")
-                continue
-            age = (stamp - entry.stamp) * 1e-9
-            if key.alignment == "exact" and entry.stamp != stamp:
-                problems.append(f"{name}: nothing on {key.topic} at this stamp")
-            elif key.alignment == "latest" and age > key.max_age:
-                problems.append(f"{name}: {age:.3f} s old, at most {key.max_age:.3f} s allowed")
-            else:
-                try:
-                    array = value(key, entry.cdr)
-                except MessageError as error:
-                    problems.append(f"{name}: {error}")
-                    continue
-                if array.dtype.kind == "f" and not np.isfinite(array).all():
-                    problems.append(f"{name}: not finite: {array.tolist()}")
-                values[name] = array
-        return Tick(stamp, values, tuple(problems))
+    def _align(self, stamp: int) -> Aligned:
+        found: dict[str, Sequence[bytes]] = {}
+        problems: dict[str, str] = {}
+        for topic, alignment, max_age, window, keys in self._takes:
+            taken, reason = _take(topic, stamp, alignment, max_age, window)
+            for key in keys:
+                if reason is None:
+                    found[key] = taken
+                else:
+                    problems[key] = reason
+        return Aligned(stamp, found, problems)
+
+
+def _take(topic: _Topic, stamp: int, alignment: str, max_age: float, window: int) -> tuple[Sequence[bytes], str | None]:
+    """The messages for the tick of that stamp, and why there are none."""
+    history, count = topic.history, topic.before(stamp)
+    if alignment == "nearest":
+        around = [history[index] for index in (count - 1, count) if 0 <= index < len(history)]
+        if not around:
+            return (), f"nothing on {topic.name}"
+        entry = min(around, key=lambda each: abs(each.stamp - stamp))
+        distance = abs(entry.stamp - stamp) * 1e-9
+        if distance > max_age:
+            return (), f"{distance:.3f} s away, at most {max_age:.3f} s allowed"
+        return (entry.cdr,), None
+    if count == 0:
+        return (), f"nothing on {topic.name}"
+    entry = history[count - 1]
+    if alignment == "exact":
+        return (entry.cdr,), None if entry.stamp == stamp else f"nothing on {topic.name} at this stamp"
+    if alignment == "window":
+        if count < window:
+            return (), f"{count} messages on {topic.name}, a window of {window} expected"
+        entry = history[count - window]
+    age = (stamp - entry.stamp) * 1e-9
+    if alignment != "held" and age > max_age:
+        return (), f"{age:.3f} s old, at most {max_age:.3f} s allowed"
+    if alignment == "window":
+        return [each.cdr for each in islice(history, count - window, count)], None
+    return (entry.cdr,), None
+
+
+def _read_all(key: Key, taken: Sequence[Sequence[bytes]]) -> np.ndarray:
+    """The values of several ticks, (n, *key.shape)."""
+    if not taken:
+        return np.empty((0, *key.shape), key.dtype)
+    return column(key, [cdr for messages in taken for cdr in messages]).reshape(len(taken), *key.shape)
+
+
+def _not_finite(array: np.ndarray) -> str | None:
+    if array.dtype.kind != "f" or np.isfinite(array).all():
+        return None
+    return f"not finite: {array.tolist() if array.size <= MAX_SHOWN else f'{np.sum(~np.isfinite(array))} numbers'}"
 
 
 class EpisodeGate:

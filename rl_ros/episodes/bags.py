@@ -1,20 +1,61 @@
-"""Reads one episode's bag: what it says of itself, and its raw messages."""
+"""Reads bags of any recorder: what a bag says of itself, and its raw messages as a stream.
+
+MCAP is read here, front to back and without its index, so that a bag that was cut off gives all it has and one of
+any size needs the memory of one chunk. sqlite3 and compressed files go through the rosbags library.
+"""
 
 import json
+import re
 import struct
+import zlib
+from collections import Counter
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
+from io import BytesIO
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, BinaryIO, NamedTuple, Protocol
 
+import apsw
+import lz4.frame
+import yaml
+import zstandard
+from backports import zstd
+from mcap.data_stream import ReadDataStream
 from mcap.exceptions import McapError
-from mcap.records import Channel, Footer, Message, Metadata, Schema
-from mcap.stream_reader import StreamReader
+from mcap.opcode import Opcode
+from mcap.records import Channel, Metadata, Schema
+from rosbags.rosbag2 import Reader, ReaderError
 
 from rl_ros.contract import Contract
 from rl_ros.episodes.record import METADATA, OUTCOME, UNFINISHED
 from rl_ros.errors import UserError
 
 RECORD_SIZE_LIMIT = 1 << 30
+"""Bytes of one record or one decompressed chunk; a damaged length would ask for any number."""
+NEWEST_ROSBAG2 = 9
+"""The newest version of rosbag2's metadata.yaml that is read."""
+
+_SUFFIXES = (".mcap", ".db3", ".mcap.zstd", ".db3.zstd")
+_MAGIC = b"\x89MCAP0\r\n"
+_RECORD = struct.Struct("<BQ")
+_MESSAGE = struct.Struct("<BQHIQQ")
+_CHUNK = struct.Struct("<QQQII")
+_DAMAGES = (
+    McapError,
+    EOFError,
+    struct.error,
+    KeyError,
+    ValueError,
+    OverflowError,
+    MemoryError,
+    RuntimeError,
+    ReaderError,
+    apsw.Error,
+    zstandard.ZstdError,
+    zstd.ZstdError,
+)
+"""What reading damaged bytes can raise."""
 
 
 class RawMessage(NamedTuple):
@@ -28,20 +69,86 @@ class RawMessage(NamedTuple):
 
 
 @dataclass
-class Bag:
-    """One bag, read whole: its messages in file order and what was written about it.
+class Contents:
+    """What one pass over a bag has found beside its messages."""
 
-    A truncated bag gives every complete chunk, and says so in `damage`.
+    metadata: dict[str, str] = field(default_factory=dict)
+    outcome: dict[str, str] = field(default_factory=dict)
+    damage: list[str] = field(default_factory=list)
+    counts: Counter[tuple[str, str]] = field(default_factory=Counter)
+    """Messages by topic and type."""
+    publishers: dict[str, int] = field(default_factory=dict)
+    """Publishers by topic, where the recorder has written it down."""
+
+
+class Storage(Protocol):
+    """Where the messages of a bag come from."""
+
+    def read(self, contents: Contents, topics: Collection[str] | None) -> Iterator[RawMessage]:
+        """One pass over the messages of these topics (None: of all); notes in `contents` what else it finds."""
+
+
+class Bag:
+    """One bag: its messages as a stream, and what was written about it.
+
+    `for message in bag` reads the messages in file order without keeping them, as often as asked for; `messages` is
+    the list of all of them, for bags that are known to be small. A damaged bag gives every complete chunk, and says
+    so in `damage`.
+
+    Args:
+        path: names the bag in sentences.
+        source: where the messages come from; a plain sequence is a bag that lives in memory.
+        listed: its topics, where metadata.yaml lists them.
     """
 
-    path: Path
-    messages: list[RawMessage] = field(default_factory=list)
-    metadata: dict[str, str] = field(default_factory=dict)
-    """The contract, seed and versions it was recorded with; empty for bags of other recorders."""
-    outcome: dict[str, str] = field(default_factory=dict)
-    """How the episode ended; empty if the recorder never got so far."""
-    damage: str = ""
-    """What is wrong with the file, empty if nothing is."""
+    def __init__(
+        self, path: Path, source: "Storage | Sequence[RawMessage]", listed: Collection[str] | None = None
+    ) -> None:
+        self.path, self.listed = path, listed
+        self._storage: Storage = _InMemory(source) if isinstance(source, Sequence) else source
+        self._whole: Contents | None = None
+
+    def __iter__(self) -> Iterator[RawMessage]:
+        return self.read()
+
+    def read(self, topics: Collection[str] | None = None) -> Iterator[RawMessage]:
+        """The messages of these topics (None: of all) in file order, one at a time."""
+        contents = Contents()
+        yield from self._storage.read(contents, topics)
+        self._whole = contents
+
+    @cached_property
+    def messages(self) -> list[RawMessage]:
+        """All messages at once; for small bags."""
+        return list(self)
+
+    @property
+    def contents(self) -> Contents:
+        """What a whole pass finds; makes one if there was none yet."""
+        if self._whole is None:
+            for _ in self.read(()):
+                pass
+        assert self._whole is not None
+        return self._whole
+
+    @cached_property
+    def metadata(self) -> dict[str, str]:
+        """The contract, seed and versions it was recorded with; empty for bags of other recorders."""
+        # Ours is the first record of a bag, so that what comes before the first message tells.
+        contents = Contents()
+        for _ in self._storage.read(contents, None):
+            break
+        return contents.metadata
+
+    @property
+    def outcome(self) -> dict[str, str]:
+        """How the episode ended; empty if the recorder never got so far."""
+        return self.contents.outcome
+
+    @property
+    def damage(self) -> str:
+        """What is wrong with the bag, empty if nothing is."""
+        return "; ".join(self.contents.damage)
 
     @property
     def contract(self) -> Contract | None:
@@ -52,10 +159,7 @@ class Bag:
     @property
     def topics(self) -> dict[str, tuple[str, int]]:
         """Type and number of messages by topic."""
-        topics: dict[str, tuple[str, int]] = {}
-        for message in self.messages:
-            topics[message.topic] = (message.type, topics.get(message.topic, ("", 0))[1] + 1)
-        return topics
+        return {topic: (kind, count) for (topic, kind), count in self.contents.counts.items()}
 
     @property
     def missing(self) -> list[str]:
@@ -69,14 +173,30 @@ def mcap_file(path: Path) -> Path:
     Raises:
         UserError: there is none, or there are several.
     """
-    if path.is_file():
-        return path
-    if not path.exists():
-        raise UserError(f"{path}: no such bag; give a directory that holds one .mcap file, or the file.")
-    files = sorted(path.glob("*.mcap"))
+    files = [file for file in storage_files(path) if file.suffix == ".mcap"]
     if len(files) != 1:
         raise UserError(f"{path}: expected one .mcap file in it, found {len(files)}.")
     return files[0]
+
+
+def storage_files(path: Path) -> list[Path]:
+    """The files of a bag given as a directory or as a file, in the order in which they were recorded.
+
+    Raises:
+        UserError: there is none, or there are several that are no parts of one bag.
+    """
+    if path.is_file():
+        return [path]
+    if not path.exists():
+        raise UserError(f"{path}: no such bag; give a directory that holds one .mcap file, or the file.")
+    files = _files_in(path)
+    if not files:
+        raise UserError(f"{path}: expected one .mcap file in it, found 0.")
+    if not _are_one_bag(path, files):
+        raise UserError(
+            f"{path}: expected one .mcap file in it, found {len(files)} that are no parts of one bag; name one of them."
+        )
+    return files
 
 
 def find_bags(directory: Path) -> list[Path]:
@@ -87,48 +207,249 @@ def find_bags(directory: Path) -> list[Path]:
     """
     if not directory.exists():
         raise UserError(f"{directory}: no such directory; record bags with `rl_ros collect`.")
-    if directory.is_file() or any(directory.glob("*.mcap")):
+    if directory.is_file():
         return [directory]
-    found = sorted({p.parent for p in directory.rglob("*.mcap") if not p.parent.name.endswith(UNFINISHED)})
+    parents = {file.parent for suffix in _SUFFIXES for file in directory.rglob(f"*{suffix}")}
+    above = {directory for parent in parents for directory in parent.parents}
+    found: list[Path] = []
+    for parent in sorted(parents):
+        if not parent.name.endswith(UNFINISHED):
+            files = _files_in(parent)
+            found += [parent] if _are_one_bag(parent, files) and parent not in above else files
     if not found:
         raise UserError(f"{directory}: holds no bag (a directory with an .mcap file); record with `rl_ros collect`.")
     return found
 
 
 def read_bag(path: Path) -> Bag:
-    """Read a bag as far as it is whole.
+    """Open a bag, a directory or a file. Its messages are read when they are asked for.
 
     Raises:
-        UserError: the file is empty or no MCAP at all.
+        UserError: there is no such bag, a file of it is empty or no bag at all, or it is of a newer format.
     """
-    file = mcap_file(path)
-    bag = Bag(path)
-    if file.stat().st_size == 0:
-        raise UserError(f"{file}: the file is empty; delete the bag.")
-    channels: dict[int, tuple[str, str]] = {}
-    schemas: dict[int, str] = {}
-    footer = False
-    with file.open("rb") as stream:
-        try:
-            reader = StreamReader(stream, validate_crcs=True, record_size_limit=RECORD_SIZE_LIMIT)
-            for record in reader.records:
-                if isinstance(record, Message):
-                    topic, message_type = channels[record.channel_id]
-                    bag.messages.append(RawMessage(topic, message_type, record.log_time, record.data))
-                elif isinstance(record, Schema):
-                    schemas[record.id] = record.name
-                elif isinstance(record, Channel):
-                    channels[record.id] = (record.topic, schemas.get(record.schema_id, ""))
-                elif isinstance(record, Metadata) and record.name == METADATA:
-                    bag.metadata = record.metadata
-                elif isinstance(record, Metadata) and record.name == OUTCOME:
-                    bag.outcome = record.metadata
-                elif isinstance(record, Footer):
-                    footer = True
-        except (McapError, EOFError, struct.error, KeyError, ValueError, OverflowError, MemoryError) as error:
-            if not channels and not bag.metadata:
-                raise UserError(f"{file}: not an MCAP file, or cut off before its first record.") from error
-            bag.damage = f"cut off or damaged after {len(bag.messages)} messages"
-    if not footer and not bag.damage:
-        bag.damage = f"cut off after {len(bag.messages)} messages"
+    files = storage_files(path)
+    for file in files:
+        if file.stat().st_size == 0:
+            raise UserError(f"{file}: the file is empty; delete the bag.")
+    information = _information(files[0].parent)
+    listed = None
+    if "topics_with_message_count" in information:
+        listed = {each["topic_metadata"]["name"] for each in information["topics_with_message_count"]}
+    if information.get("compression_mode") or any(file.suffix != ".mcap" for file in files):
+        whole = (files[0].parent / "metadata.yaml").exists() and path.is_dir()
+        return Bag(path, _Rosbags([path] if whole else files), listed)
+    bag = Bag(path, _Mcap(files), listed)
+    _ = bag.metadata  # refuses what is no MCAP at all
     return bag
+
+
+def _files_in(directory: Path) -> list[Path]:
+    files = [file for file in directory.iterdir() if file.name.endswith(_SUFFIXES)]
+    return sorted(files, key=lambda file: [int(p) if p.isdigit() else p for p in re.split(r"(\d+)", file.name)])
+
+
+def _are_one_bag(directory: Path, files: Sequence[Path]) -> bool:
+    """rosbag2 calls the parts of a bag NAME_0, NAME_1 and so on, and lists them in metadata.yaml."""
+    stems = {re.sub(r"_\d+$", "", file.name.removesuffix(".zstd").rsplit(".", 1)[0]) for file in files}
+    return len(files) == 1 or (directory / "metadata.yaml").exists() or len(stems) == 1
+
+
+def _information(directory: Path) -> dict[str, Any]:
+    """The metadata.yaml of rosbag2, empty if there is none."""
+    try:
+        text = (directory / "metadata.yaml").read_text()
+    except FileNotFoundError:
+        return {}
+    try:
+        # Ours is JSON, which is YAML and a hundred times faster to read.
+        found = json.loads(text) if text.startswith("{") else yaml.safe_load(text)
+        information = found["rosbag2_bagfile_information"]
+        version = int(information["version"])
+    except (yaml.YAMLError, ValueError, KeyError, TypeError):
+        return {}  # the messages are in the other files, which say themselves whether they are whole
+    if version > NEWEST_ROSBAG2:
+        raise UserError(
+            f"{directory}: a bag of rosbag2 format {version}; this version of rl_ros reads up to {NEWEST_ROSBAG2}."
+        )
+    return dict(information)
+
+
+class _InMemory:
+    def __init__(self, messages: Sequence[RawMessage]) -> None:
+        self._messages = messages
+
+    def read(self, contents: Contents, topics: Collection[str] | None) -> Iterator[RawMessage]:
+        for message in self._messages:
+            contents.counts[message.topic, message.type] += 1
+            if topics is None or message.topic in topics:
+                yield message
+
+
+class _Rosbags:
+    """Bags that the rosbags library opens: sqlite3, and files or messages compressed with zstd."""
+
+    def __init__(self, paths: Sequence[Path]) -> None:
+        self._paths = paths
+
+    def read(self, contents: Contents, topics: Collection[str] | None) -> Iterator[RawMessage]:
+        count = 0
+        for path in self._paths:
+            try:
+                reader = Reader(path)
+                reader.open()
+            except _DAMAGES as error:
+                raise UserError(f"{path}: cannot be opened: {' '.join(str(error).split()).rstrip('.')}.") from error
+            try:
+                for connection in reader.connections:
+                    contents.counts[connection.topic, connection.msgtype] += connection.msgcount
+                    offered = len(getattr(connection.ext, "offered_qos_profiles", ()))
+                    contents.publishers[connection.topic] = max(offered, contents.publishers.get(connection.topic, 0))
+                wanted = [c for c in reader.connections if topics is None or c.topic in topics]
+                for connection, log_time, cdr in reader.messages(wanted) if wanted else ():
+                    yield RawMessage(connection.topic, connection.msgtype, log_time, bytes(cdr))
+                    count += 1
+            except _DAMAGES:
+                contents.damage.append(f"cut off or damaged after {count} messages")
+            finally:
+                reader.close()
+
+
+class _Mcap:
+    def __init__(self, files: Sequence[Path]) -> None:
+        self._files = files
+
+    def read(self, contents: Contents, topics: Collection[str] | None) -> Iterator[RawMessage]:
+        for file in self._files:
+            yield from _McapFile(file, contents, topics).read()
+
+
+class _McapFile:
+    """One pass over one file."""
+
+    def __init__(self, file: Path, contents: Contents, topics: Collection[str] | None) -> None:
+        self._file, self._contents, self._topics = file, contents, topics
+        self._types: dict[int, str] = {}
+        self._channels: dict[int, tuple[str, str]] = {}
+        self._wanted: dict[int, tuple[str, str]] = {}
+        self._counts: Counter[int] = Counter()
+
+    def read(self) -> Iterator[RawMessage]:
+        complete = False
+        with self._file.open("rb") as stream:
+            try:
+                checksum = self._magic(stream)
+                for opcode, header, body in _records(stream):
+                    if opcode == Opcode.CHUNK:
+                        yield from self._messages(_chunk(body))
+                    elif opcode == Opcode.MESSAGE:
+                        yield from self._messages(header + body)
+                    elif opcode == Opcode.DATA_END:
+                        (expected,) = struct.unpack_from("<I", body)
+                        if expected and expected != checksum:
+                            raise ValueError("checksum of the data")
+                        # What follows repeats what came before, in another order.
+                        complete = _is_whole_summary(stream)
+                        break
+                    else:
+                        self._note(opcode, body)
+                    checksum = zlib.crc32(body, zlib.crc32(header, checksum))
+            except _DAMAGES:
+                self._damaged("cut off or damaged")
+            else:
+                if not complete:
+                    self._damaged("cut off")
+        for channel, count in self._counts.items():
+            self._contents.counts[self._channels[channel]] += count
+
+    def _damaged(self, how: str) -> None:
+        if not self._channels and not self._contents.metadata:
+            raise UserError(f"{self._file}: not an MCAP file, or cut off before its first record.")
+        self._contents.damage.append(f"{how} after {sum(self._counts.values())} messages")
+
+    def _magic(self, stream: BinaryIO) -> int:
+        found = stream.read(len(_MAGIC))
+        if found != _MAGIC and found[:5] == _MAGIC[:5] and found[6:] == _MAGIC[6:]:
+            raise UserError(f"{self._file}: MCAP of version {chr(found[5])}; this version of rl_ros reads version 0.")
+        if found != _MAGIC:
+            raise ValueError("no magic")
+        return zlib.crc32(found)
+
+    def _messages(self, records: bytes) -> Iterator[RawMessage]:
+        """The messages in consecutive records; the other records among them are noted."""
+        offset, end = 0, len(records)
+        unpack, counts = _MESSAGE.unpack_from, self._counts
+        while offset < end:
+            if records[offset] == Opcode.MESSAGE:
+                _, length, channel, _, log_time, _ = unpack(records, offset)
+                start, offset = offset + 31, offset + 9 + length
+                if offset > end:
+                    raise EOFError
+                counts[channel] += 1
+                found = self._wanted.get(channel)
+                if found is not None:
+                    yield RawMessage(found[0], found[1], log_time, records[start:offset])
+                elif channel not in self._channels:
+                    del counts[channel]
+                    raise KeyError(channel)
+            else:
+                opcode, length = _RECORD.unpack_from(records, offset)
+                self._note(opcode, records[offset + 9 : offset + 9 + length])
+                offset += 9 + length
+
+    def _note(self, opcode: int, body: bytes) -> None:
+        if opcode == Opcode.SCHEMA:
+            schema = Schema.read(ReadDataStream(BytesIO(body)))
+            self._types[schema.id] = schema.name
+        elif opcode == Opcode.CHANNEL:
+            channel = Channel.read(ReadDataStream(BytesIO(body)))
+            self._channels[channel.id] = (channel.topic, self._types.get(channel.schema_id, ""))
+            if self._topics is None or channel.topic in self._topics:
+                self._wanted[channel.id] = self._channels[channel.id]
+            profiles = channel.metadata.get("offered_qos_profiles")
+            if profiles:
+                # A list with an entry for each publisher that was there.
+                self._contents.publishers[channel.topic] = len(re.findall(r"^- ", profiles, re.MULTILINE))
+        elif opcode == Opcode.METADATA:
+            metadata = Metadata.read(ReadDataStream(BytesIO(body)))
+            if metadata.name == METADATA:
+                self._contents.metadata = metadata.metadata
+            elif metadata.name == OUTCOME:
+                self._contents.outcome = metadata.metadata
+
+
+def _records(stream: BinaryIO) -> Iterator[tuple[int, bytes, bytes]]:
+    """Opcode, header and body of each record."""
+    while header := stream.read(_RECORD.size):
+        opcode, length = _RECORD.unpack(header)
+        if length > RECORD_SIZE_LIMIT:
+            raise ValueError("a record of impossible size")
+        body = stream.read(length)
+        if len(body) < length:
+            raise EOFError
+        yield opcode, header, body
+
+
+def _is_whole_summary(stream: BinaryIO) -> bool:
+    """Whether the records after the data lead to a footer and the closing magic."""
+    for opcode, _, _ in _records(stream):
+        if opcode == Opcode.FOOTER:
+            return stream.read(len(_MAGIC)) == _MAGIC
+    return False
+
+
+def _chunk(body: bytes) -> bytes:
+    """The records in a chunk, decompressed and checked."""
+    _, _, size, checksum, length = _CHUNK.unpack_from(body)
+    begin = _CHUNK.size + length + 8
+    compression, content = body[_CHUNK.size : _CHUNK.size + length], body[begin:]
+    if size > RECORD_SIZE_LIMIT:
+        raise ValueError("a chunk of impossible size")
+    if compression == b"zstd":
+        content = zstandard.decompress(content, size)
+    elif compression == b"lz4":
+        content = lz4.frame.decompress(content)
+    elif compression:
+        raise ValueError("an unknown compression")
+    if checksum and zlib.crc32(content) != checksum:
+        raise ValueError("checksum of a chunk")
+    return content

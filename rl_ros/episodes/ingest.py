@@ -1,32 +1,68 @@
 """Bags to training arrays, through the same assembler as the live nodes."""
 
+import tempfile
+from bisect import bisect_right
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 
 from rl_ros.contract import Contract, difference
-from rl_ros.episodes.assemble import Assembler, Tick
-from rl_ros.episodes.bags import Bag, read_bag
+from rl_ros.episodes.assemble import Aligned, Assembler
+from rl_ros.episodes.bags import Bag, RawMessage, read_bag
 from rl_ros.episodes.memory import Episode
+from rl_ros.episodes.messages import MessageError, is_stamped, service_event_of, stamp_of, status_of
 from rl_ros.errors import UserError
+
+EVENTS = "/episode/event"
+"""Where the episode manager says when episodes begin and end."""
+BLOCK = 256
+"""Ticks that are read at once."""
+IN_MEMORY = 256 << 20
+"""Bytes of a column beyond which it grows in a file instead."""
+
+
+@dataclass(frozen=True)
+class Cuts:
+    """Where the episodes of a bag are cut apart, if the bag does not say so itself."""
+
+    topic: str = ""
+    """Each message on it begins an episode. Events of a service end one with the request, begin one with the answer."""
+    seconds: tuple[float, ...] = ()
+    """Each begins an episode; counted from the first tick of the bag."""
+
+
+@dataclass(frozen=True)
+class Segment:
+    """The part of a bag that is one episode."""
+
+    start: int = 0
+    """Nanoseconds, inclusive."""
+    end: int = 1 << 62
+    """Nanoseconds, inclusive."""
+    outcome: str = "unfinished"
+    seed: int = 0
 
 
 def read_episodes(
-    bags: Sequence[Path], contract: Contract, progress: Callable[[], None] = lambda: None
+    bags: Sequence[Path], contract: Contract, progress: Callable[[], None] = lambda: None, cuts: Cuts | None = None
 ) -> tuple[list[Episode], list[str]]:
-    """The episodes in `bags`, and one sentence for each bag that could not be used.
+    """The episodes in `bags`, and one sentence for each bag or part of it that could not be used.
 
     Args:
         bags: directories or files.
         contract: what to take from them.
         progress: called after each bag.
+        cuts: for bags of several episodes.
     """
-    episodes, refused = [], []
+    episodes: list[Episode] = []
+    refused: list[str] = []
     for path in bags:
         try:
-            episodes.append(read_episode(read_bag(path), contract))
+            episodes += episodes_of(read_bag(path), contract, refused, cuts)
         except UserError as error:
             refused.append(str(error))
         progress()
@@ -40,72 +76,321 @@ def read_episode(bag: Bag, contract: Contract) -> Episode:
     less is cut out, and `problems` says what and why.
 
     Raises:
-        UserError: the bag was recorded under another contract, or holds no tick.
+        UserError: the bag was recorded under another contract, holds no tick, or holds several episodes.
+    """
+    refused: list[str] = []
+    episodes = list(episodes_of(bag, contract, refused))
+    if refused and not episodes:
+        raise UserError(refused[0])
+    if len(episodes) != 1:
+        raise UserError(f"{bag.path}: holds {len(episodes)} episodes; read it with `rl_ros ingest`.")
+    return episodes[0]
+
+
+def episodes_of(
+    bag: Bag, contract: Contract, refused: list[str], cuts: Cuts | None = None, scratch: Path | None = None
+) -> Iterator[Episode]:
+    """The episodes of a bag, one after the other, in one pass over its messages.
+
+    Args:
+        bag: of any recorder.
+        contract: what to take from it.
+        refused: gets one sentence for each episode that cannot be used.
+        cuts: where to cut it, if it does not say so itself.
+        scratch: a directory for columns that are too large for memory; the system's by default.
+
+    Raises:
+        UserError: the bag cannot be used at all.
     """
     recorded = bag.contract
     if recorded is not None and (found := difference(recorded, contract)):
         raise UserError(f"{bag.path}: recorded under another contract: {found}.")
-    if not bag.messages:
+    segments = _segments(bag, contract, cuts or Cuts())
+    if not segments:
+        raise UserError(f"{bag.path}: {EVENTS} tells of no episode in it.")
+    starts = [segment.start for segment in segments]
+    held = _HeldMessages(contract) if cuts and (cuts.topic or cuts.seconds) else None
+    builders: dict[int, _Builder] = {}
+    finished = 0
+
+    def finish(number: int) -> Iterator[Episode]:
+        builder = builders.pop(number, None) or _Builder(bag, contract, segments[number], scratch)
+        try:
+            yield builder.finish()
+        except UserError as error:
+            refused.append(str(error) if len(segments) == 1 else f"{str(error)[:-1]} (episode {number}).")
+
+    types = {topic: recorded.type for topic, recorded in contract.recorded_topics().items()}
+    used = _Builder(bag, contract, segments[0], scratch).topics
+    for message in bag.read(used):
+        if message.type != types[message.topic]:
+            continue
+        number = 0
+        if len(segments) > 1:
+            stamp = _stamp(message)
+            number = bisect_right(starts, stamp) - 1
+            if held is not None:
+                held.see(message, stamp)
+            if number < finished or stamp > segments[number].end:
+                continue
+        builder = builders.get(number)
+        if builder is None:
+            # Topics interleave at the border of two episodes, and not beyond.
+            while finished < number - 1:
+                yield from finish(finished)
+                finished += 1
+            builder = builders[number] = _Builder(bag, contract, segments[number], scratch)
+            for earlier in held.before(segments[number].start) if held else ():
+                builder.push(earlier)
+        builder.push(message)
+        if held and held.knows(message):
+            for later in (each for each in builders if each > number):
+                builders[later].push(message)
+    if not bag.contents.counts.total():
         raise UserError(f"{bag.path}: holds no message.")
-    observed = contract.observation | contract.auxiliary | {"desired_goal": contract.goal.desired_goal}
-    ticks = _ticks(bag, Assembler(observed, contract.reference))
-    if "end" in bag.outcome:  # in real time the camera goes on while the end is announced
-        ticks = [tick for tick in ticks if tick.stamp <= int(bag.outcome["end"])]
-    actions = {t.stamp: t for t in _ticks(bag, Assembler(contract.action, next(iter(contract.action))))}
-    judgements = {t.stamp: t for t in _ticks(bag, Assembler(contract.reward_keys, "reward"))}
+    while finished < len(segments):
+        yield from finish(finished)
+        finished += 1
 
-    problems = Counter(problem for tick in ticks for problem in tick.problems)
-    ticks = [tick for tick in ticks if tick.valid]
-    if not ticks:
-        reasons = "; ".join(sorted(problems)) or f"no message on {contract.observation[contract.reference].topic}"
-        raise UserError(f"{bag.path}: not one complete observation: {reasons}.")
-    stamps = np.array([tick.stamp for tick in ticks], np.int64)
-    count = len(ticks)
-    action = np.zeros((count, len(contract.action_low)), np.float32)
-    reward = np.zeros(count, np.float32)
-    terminated, truncated = np.zeros(count, bool), np.zeros(count, bool)
-    has_transition = np.zeros(count, bool)
-    for row in range(count - 1):
-        given, judged = actions.get(int(stamps[row])), judgements.get(int(stamps[row + 1]))
-        gap = int(stamps[row + 1] - stamps[row])
-        if gap > 1.5 * contract.period_ns:
-            problems[f"ticks {gap * 1e-9:.2f} s apart"] += 1
-        elif given is None or not given.valid:
-            problems["no action"] += 1
-        elif judged is None or not judged.valid:
-            problems["no judgement"] += 1
+
+class _HeldMessages:
+    """What the keys that are held know when an episode is cut off from the one before."""
+
+    def __init__(self, contract: Contract) -> None:
+        keys = (*contract.observation.values(), *contract.auxiliary.values(), contract.goal.desired_goal)
+        self._newest: dict[str, list[tuple[int, RawMessage]]] = {k.topic: [] for k in keys if k.alignment == "held"}
+
+    def knows(self, message: RawMessage) -> bool:
+        return message.topic in self._newest
+
+    def see(self, message: RawMessage, stamp: int) -> None:
+        if self.knows(message):
+            self._newest[message.topic].append((stamp, message))
+
+    def before(self, stamp: int) -> list[RawMessage]:
+        return [
+            max(earlier, key=lambda each: each[0])[1]
+            for seen in self._newest.values()
+            if (earlier := [each for each in seen if each[0] < stamp])
+        ]
+
+
+def _segments(bag: Bag, contract: Contract, cuts: Cuts) -> list[Segment]:
+    if cuts.topic:
+        marks = _marks(bag, cuts.topic)
+        if not marks:
+            raise UserError(f"{bag.path}: no message on {cuts.topic}, so there is nothing to cut it at.")
+        return _between(marks)
+    if cuts.seconds:
+        reference = contract.observation[contract.reference].topic
+        first = next((_stamp(message) for message in bag.read((reference,))), None)
+        if first is None:
+            raise UserError(f"{bag.path}: no message on {reference}, so there is no time to count from.")
+        return _between([(first + round(second * 1e9), True) for second in sorted(cuts.seconds)])
+    if not bag.metadata and (bag.listed is None or EVENTS in bag.listed):
+        events = [status_of(m.cdr) for m in bag.read((EVENTS,)) if m.type == "diagnostic_msgs/msg/DiagnosticArray"]
+        ends = {event.values.get("episode"): event for event in events if event.name == "end"}
+        segments = []
+        for event in events:
+            if event.name == "start":
+                end, seed = ends.get(event.values.get("episode")), int(event.values.get("seed", "0"))
+                known = (end.stamp, end.values.get("outcome", "unfinished")) if end else (1 << 62, "unfinished")
+                segments.append(Segment(event.stamp, *known, seed))
+        if events:
+            return sorted(segments, key=lambda segment: segment.start)
+    return [Segment(seed=int(bag.metadata.get("seed", "0")))]
+
+
+def _marks(bag: Bag, topic: str) -> list[tuple[int, bool]]:
+    """Stamp of each mark, and whether an episode begins there or ends."""
+    marks = []
+    for message in bag.read((topic,)):
+        if message.type.endswith("_Event") and "/srv/" in message.type:
+            stamp, answered = service_event_of(message.cdr)
+            marks.append((stamp, answered))
         else:
-            has_transition[row] = True
-            action[row] = np.concatenate(list(given.values.values()))
-            reward[row] = judged.values["reward"][0]
-            terminated[row] = judged.values["terminated"][0] > 0
-            truncated[row] = judged.values["truncated"][0] > 0
-    if not (terminated | truncated).any() and count > 1:
-        truncated[count - 2] = True  # stopped from outside: by a person, a fault, or the end of the recording
-    return Episode(
-        stamps=stamps,
-        observation=_columns(ticks, contract.observation),
-        auxiliary=_columns(ticks, contract.auxiliary),
-        desired_goal=np.stack([tick.values["desired_goal"] for tick in ticks]),
-        action=action,
-        reward=reward,
-        terminated=terminated,
-        truncated=truncated,
-        has_transition=has_transition,
-        outcome=bag.outcome.get("outcome", "unfinished"),
-        seed=int(bag.metadata.get("seed", "0")),
-        source=str(bag.path),
-        problems=tuple(f"{text} ({times} times)" for text, times in sorted(problems.items())),
-    )
+            marks.append((_stamp(message), True))
+    return sorted(marks)
 
 
-def _ticks(bag: Bag, assembler: Assembler) -> list[Tick]:
-    ticks = []
-    for message in bag.messages:
-        if assembler.types.get(message.topic) == message.type:
-            ticks += assembler.push(message.topic, message.cdr)
-    return ticks + assembler.finish()
+def _between(marks: Sequence[tuple[int, bool]]) -> list[Segment]:
+    """The segments that marks bound; what comes before the first mark is an episode as well."""
+    segments, start = [], 0
+    begun = True
+    for stamp, begins in marks:
+        if begun and stamp > start:
+            segments.append(Segment(start, stamp - 1))
+        begun, start = begins, stamp
+    return [*segments, Segment(start)] if begun else segments
 
 
-def _columns(ticks: Sequence[Tick], keys: dict) -> dict[str, np.ndarray]:
-    return {name: np.stack([tick.values[name] for tick in ticks]) for name in keys}
+def _stamp(message: RawMessage) -> int:
+    """The header's stamp, or the time of its recording for messages without a header."""
+    try:
+        return stamp_of(message.cdr) if is_stamped(message.type) else message.log_time
+    except MessageError:
+        return message.log_time
+
+
+class _GrowingColumn:
+    """Rows of one key, appended in blocks; a large column lives in a file that has no name."""
+
+    def __init__(self, scratch: Path | None) -> None:
+        self._blocks: list[np.ndarray] = []
+        self._size = 0
+        self._scratch = scratch
+        self._file: IO[bytes] | None = None
+
+    def append(self, block: np.ndarray) -> None:
+        self._blocks.append(block)
+        self._size += block.nbytes
+        if self._size > IN_MEMORY:
+            if self._file is None:
+                self._file = tempfile.TemporaryFile(dir=self._scratch)  # noqa: SIM115  (lives as long as its rows)
+            for each in self._blocks:
+                np.ascontiguousarray(each).tofile(self._file)
+            # The last block tells shape and type.
+            self._blocks = [block[:0]]
+
+    def rows(self, count: int) -> np.ndarray:
+        """The first `count` rows, (count, *shape)."""
+        if self._file is None:
+            return np.concatenate(self._blocks)[:count]
+        for each in self._blocks:
+            np.ascontiguousarray(each).tofile(self._file)
+        self._file.flush()
+        shape = (count, *self._blocks[0].shape[1:])
+        return np.asarray(np.memmap(self._file, self._blocks[0].dtype, "r", shape=shape))
+
+
+class _Builder:
+    """One episode while its messages come in."""
+
+    def __init__(self, bag: Bag, contract: Contract, segment: Segment, scratch: Path | None) -> None:
+        self._bag, self._contract, self._segment = bag, contract, segment
+        self._observed = {
+            **{f"observation/{name}": key for name, key in contract.observation.items()},
+            **{f"auxiliary/{name}": key for name, key in contract.auxiliary.items()},
+            "desired_goal": contract.goal.desired_goal,
+        }
+        self._action = {f"action/{name}": key for name, key in contract.action.items()}
+        self._judgement = {f"judgement/{name}": key for name, key in contract.reward_keys.items()}
+        self._assembler = Assembler(
+            self._observed | self._action | self._judgement, f"observation/{contract.reference}"
+        )
+        self.topics = frozenset(self._assembler.types)
+        self._waiting: list[Aligned] = []
+        self._columns = {name: _GrowingColumn(scratch) for name in self._assembler.keys}
+        self._stamps: list[int] = []
+        self._has: dict[str, list[np.ndarray]] = {"action": [], "judgement": []}
+        self._problems: list[tuple[int, str]] = []
+
+    def push(self, message: RawMessage) -> None:
+        self._waiting += self._assembler.align(message.topic, message.cdr)
+        if len(self._waiting) >= BLOCK:
+            self._read()
+
+    def _read(self) -> None:
+        ticks, self._waiting = self._waiting, []
+        columns = {name: self._assembler.read_column(name, ticks) for name in self._assembler.keys}
+        present = np.zeros(len(ticks), np.int64)
+        for name in self._observed:
+            present[columns[name].rows] += 1
+            key = name.rpartition("/")[2]
+            self._problems += [(ticks[r].stamp, f"{key}: {why}") for r, why in sorted(columns[name].problems.items())]
+        valid = present == len(self._observed)
+        self._stamps += [tick.stamp for tick, good in zip(ticks, valid, strict=True) if good]
+        for name in self._observed:
+            found = columns[name]
+            self._columns[name].append(found.values if valid.all() else found.values[valid[found.rows]])
+        for group, names in (("action", self._action), ("judgement", self._judgement)):
+            whole = np.zeros(len(ticks), np.int64)
+            for name in names:
+                found = columns[name]
+                whole[found.rows] += 1
+                # Rows without a value are never read: `has` says which these are.
+                values = np.zeros((len(ticks), *found.values.shape[1:]), found.values.dtype)
+                values[found.rows] = found.values
+                self._columns[name].append(values[valid])
+            self._has[group].append((whole == len(names))[valid])
+
+    def finish(self) -> Episode:
+        """The episode.
+
+        Raises:
+            UserError: it holds no complete observation, or stamps that nothing can be made of.
+        """
+        self._waiting += self._assembler.align_rest()
+        self._read()
+        bag, contract = self._bag, self._contract
+        # In real time the camera goes on while the end is announced.
+        last = int(bag.outcome.get("end", 1 << 62))
+        end, is_last = min(self._segment.end, last), last <= self._segment.end
+        stamps = np.array(self._stamps, np.int64)
+        count = int(np.searchsorted(stamps, end, side="right"))
+        problems = Counter(text for stamp, text in self._problems if stamp <= end)
+        notes = self._notes()
+        if not count:
+            common = [text for text, _ in problems.most_common(3)] + notes
+            reference = contract.observation[contract.reference].topic
+            raise UserError(
+                f"{bag.path}: not one complete observation: {'; '.join(common) or f'no message on {reference}'}."
+            )
+        stamps = stamps[:count]
+        rows = {name: column.rows(count) for name, column in self._columns.items()}
+        acted, judged = (np.concatenate(self._has[group])[:count] for group in ("action", "judgement"))
+        if contract.reward.unjudged == "zero" and not judged.any():
+            judged = np.ones(count, bool)
+        gap = np.diff(stamps)
+        apart = gap > 1.5 * contract.period_ns
+        has_transition = np.zeros(count, bool)
+        has_transition[:-1] = ~apart & acted[:-1] & judged[1:]
+        problems.update(f"ticks {each * 1e-9:.2f} s apart" for each in gap[apart])
+        problems["no action"] = int((~apart & ~acted[:-1]).sum())
+        problems["no judgement"] = int((~apart & acted[:-1] & ~judged[1:]).sum())
+
+        def arrived(name: str) -> np.ndarray:
+            """What arriving at the next tick was judged to be."""
+            column = np.zeros(count, np.float32)
+            column[:-1] = rows[f"judgement/{name}"][1:, 0]
+            return np.where(has_transition, column, np.float32(0))
+
+        action = np.concatenate([rows[name].astype(np.float32) for name in self._action], axis=1)
+        terminated, truncated = arrived("terminated") > 0, arrived("truncated") > 0
+        if not (terminated | truncated).any() and count > 1:
+            truncated[count - 2] = True  # stopped from outside: by a person, a fault, or the end of the recording
+        return Episode(
+            stamps=stamps,
+            observation={name: rows[f"observation/{name}"] for name in contract.observation},
+            auxiliary={name: rows[f"auxiliary/{name}"] for name in contract.auxiliary},
+            desired_goal=rows["desired_goal"],
+            action=np.where(has_transition[:, None], action, np.float32(0)),
+            reward=arrived("reward"),
+            terminated=terminated,
+            truncated=truncated,
+            has_transition=has_transition,
+            outcome=bag.outcome.get("outcome", self._segment.outcome) if is_last else self._segment.outcome,
+            seed=self._segment.seed,
+            source=str(bag.path),
+            problems=(*(f"{text} ({times} times)" for text, times in sorted(problems.items()) if times), *notes),
+        )
+
+    def _notes(self) -> list[str]:
+        """What is wrong with whole topics."""
+        notes = []
+        contents = self._bag.contents
+        for topic, expected in self._assembler.types.items():
+            for (name, found), times in contents.counts.items():
+                if name == topic and found != expected and times:
+                    notes.append(f"{topic} carries {found}, expected {expected}")
+            publishers = contents.publishers.get(topic, 1)
+            if publishers > 1:
+                notes.append(f"{topic} has {publishers} publishers, whose messages are mixed")
+            if self._assembler.newest(topic) == 0 and contents.counts[topic, expected] > 1:
+                raise UserError(
+                    f"{self._bag.path}: every message on {topic} is stamped 0, so nothing can be aligned with it; "
+                    "let its driver set the stamp."
+                )
+            if times := self._assembler.rejected[topic]:
+                notes.append(f"{topic} went back in time (two publishers, or a clock that was set) ({times} times)")
+        return notes

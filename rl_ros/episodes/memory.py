@@ -1,11 +1,25 @@
-"""Replay memory: packed columns, the next observation by index, sampling by one vectorised take."""
+"""Replay memory: a record for each tick, the next observation by index, sampling by one vectorised take.
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+A transition joins the rows k and k + 1, so no observation is ever stored twice. What is small in a tick lies side by
+side in one record: a batch of transitions then costs two accesses to memory for each of them, not two for each of its
+columns. What is large, such as images, stays in the column it came in and may be memory-mapped.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from rl_ros.errors import UserError
+
+RECORD_BYTES = 1024
+"""Columns of at most so many bytes a row are packed into the records."""
+JUDGED_AT_ONCE = 4096
+"""Transitions whose images are in memory at once while rewards are recomputed."""
+
+Judge = Callable[[Mapping[str, np.ndarray], np.ndarray], tuple[np.ndarray, np.ndarray]]
+"""Reward float32 (n,) and terminated bool (n,) of arriving at rows: from their observation and auxiliary values by
+key, each (n, *shape), and the desired goals (n, G)."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +61,48 @@ class Episode:
 
 
 @dataclass(frozen=True)
+class Columns:
+    """Episodes one after the other, an array a column and a row a tick; the arrays may be memory-mapped.
+
+    The rows mean what they mean in `Episode`.
+    """
+
+    observation: Mapping[str, np.ndarray]
+    """Each (rows, *shape)."""
+    auxiliary: Mapping[str, np.ndarray]
+    """Each (rows, *shape)."""
+    desired_goal: np.ndarray
+    """float32 (rows, G)."""
+    action: np.ndarray
+    """float32 (rows, A)."""
+    reward: np.ndarray
+    """float32 (rows,)."""
+    terminated: np.ndarray
+    """bool (rows,)."""
+    truncated: np.ndarray
+    """bool (rows,)."""
+    has_transition: np.ndarray
+    """bool (rows,)."""
+    lengths: np.ndarray
+    """int64 (episodes,), the ticks of each."""
+
+    @classmethod
+    def of(cls, episodes: Sequence[Episode]) -> "Columns":
+        """At least one episode, copied into columns."""
+        return cls(
+            observation=_stack([e.observation for e in episodes]),
+            auxiliary=_stack([e.auxiliary for e in episodes]),
+            desired_goal=np.concatenate([e.desired_goal for e in episodes]),
+            action=np.concatenate([e.action for e in episodes]),
+            reward=np.concatenate([e.reward for e in episodes]),
+            terminated=np.concatenate([e.terminated for e in episodes]),
+            truncated=np.concatenate([e.truncated for e in episodes]),
+            has_transition=np.concatenate([e.has_transition for e in episodes]),
+            lengths=np.array([len(e.stamps) for e in episodes], np.int64),
+        )
+
+
+@dataclass(slots=True)
 class Batch:
     """Transitions, each array with the batch first. Observations keep the dtype they are stored in."""
 
@@ -58,53 +114,322 @@ class Batch:
     reward: np.ndarray
     terminated: np.ndarray
     truncated: np.ndarray
+    next_auxiliary: dict[str, np.ndarray] = field(default_factory=dict)
+
+    def __getitem__(self, index: int) -> "Batch":
+        """One of the batches of a block that was taken at once: views of it."""
+        return Batch(
+            {name: array[index] for name, array in self.observation.items()},
+            {name: array[index] for name, array in self.next_observation.items()},
+            {name: array[index] for name, array in self.auxiliary.items()},
+            self.desired_goal[index],
+            self.action[index],
+            self.reward[index],
+            self.terminated[index],
+            self.truncated[index],
+            {name: array[index] for name, array in self.next_auxiliary.items()},
+        )
 
 
 class ReplayMemory:
-    """All episodes packed into one array a column.
+    """Every tick of every episode, as records and large columns.
+
+    Args:
+        episodes: copied into the memory, or columns that already hold them, whose large arrays are used as they are.
+        capacity: ticks that the memory can hold, for `append`: whole episodes are forgotten, the oldest first. Without
+            it the memory holds the episodes given and never changes.
+        achieved_goal: the observation or auxiliary key that says which goal a tick has achieved, for relabelling.
 
     Raises:
-        UserError: there is no transition at all.
+        UserError: there is no transition at all, they do not fit, or there is no such key.
     """
 
-    def __init__(self, episodes: Sequence[Episode]) -> None:
-        if not any(episode.has_transition.any() for episode in episodes):
+    observation: dict[str, np.ndarray]
+    """Each (rows, *shape)."""
+    auxiliary: dict[str, np.ndarray]
+    """Each (rows, *shape)."""
+    desired_goal: np.ndarray
+    """float32 (rows, G)."""
+    action: np.ndarray
+    """float32 (rows, A)."""
+    reward: np.ndarray
+    """float32 (rows,)."""
+    terminated: np.ndarray
+    """bool (rows,)."""
+    truncated: np.ndarray
+    """bool (rows,)."""
+
+    def __init__(
+        self,
+        episodes: Sequence[Episode] | Columns,
+        *,
+        capacity: int | None = None,
+        achieved_goal: str | None = None,
+    ) -> None:
+        self.capacity, self.achieved_goal_key = capacity, achieved_goal
+        self._achieved_goal: np.ndarray | None = None
+        self.transitions = np.zeros(0, np.int64)
+        """Rows that begin a transition, int64 (transitions,)."""
+        if capacity is not None:
+            self._appended, self._next_row = 0, 0
+            for episode in _separate(episodes) if isinstance(episodes, Columns) else episodes:
+                self.append(episode)
+            return
+        columns = episodes if isinstance(episodes, Columns) else Columns.of(episodes) if episodes else None
+        count = len(columns.lengths) if columns else 0
+        if columns is None or not columns.has_transition.any():
             raise UserError(
-                f"{len(episodes)} episodes hold no complete transition; record some with `rl_ros collect`, "
+                f"{count} episodes hold no complete transition; record some with `rl_ros collect`, "
                 "or look at one with `rl_ros info BAG`."
             )
-        self.observation = _stack([e.observation for e in episodes])
-        self.auxiliary = _stack([e.auxiliary for e in episodes])
-        self.desired_goal = np.concatenate([e.desired_goal for e in episodes])
-        self.action = np.concatenate([e.action for e in episodes])
-        self.reward = np.concatenate([e.reward for e in episodes])
-        self.terminated = np.concatenate([e.terminated for e in episodes])
-        self.truncated = np.concatenate([e.truncated for e in episodes])
-        self.episode = np.repeat(np.arange(len(episodes)), [len(e.stamps) for e in episodes])
-        """Index of the episode each row belongs to, int64 (rows,)."""
-        self.transitions = np.flatnonzero(np.concatenate([e.has_transition for e in episodes]))
-        """Rows that begin a transition, int64 (transitions,)."""
+        arrays = _named(columns)
+        self._use(_pack(arrays), {name: np.asarray(a) for name, a in arrays.items() if not _is_small(a)})
+        last = np.cumsum(columns.lengths) - 1
+        self.episode = np.repeat(np.arange(count), columns.lengths)
+        """Number of the episode each row belongs to, int64 (rows,); -1 where a row of the capacity is free."""
+        self.first_row = np.repeat(last - columns.lengths + 1, columns.lengths)
+        """First row of each row's episode, int64 (rows,)."""
+        self.last_row = np.repeat(last, columns.lengths)
+        """Last row of each row's episode, int64 (rows,)."""
+        self._has_transition = np.asarray(columns.has_transition)
+        self.transitions = np.flatnonzero(self._has_transition)
 
     def __len__(self) -> int:
         return len(self.transitions)
 
-    def sample(self, rng: np.random.Generator, size: int) -> np.ndarray:
-        """Rows of `size` transitions, uniformly with replacement, int64 (size,)."""
+    @property
+    def achieved_goal(self) -> np.ndarray:
+        """What each row has achieved, (rows, G).
+
+        Raises:
+            UserError: no key was named to say it.
+        """
+        if self._achieved_goal is None:
+            raise UserError(
+                "relabelling needs to know what each tick achieved: name a key as goal.achieved_goal in the contract."
+            )
+        return self._achieved_goal
+
+    def sample(self, rng: np.random.Generator, size: int | tuple[int, ...]) -> np.ndarray:
+        """Rows of transitions, uniformly with replacement, int64 (size,) or of the shape `size`.
+
+        Drawing the rows of many updates at once, (updates, batch), costs much less than a draw for each.
+
+        Raises:
+            UserError: the memory is empty.
+        """
+        if not len(self.transitions):
+            raise UserError("the replay memory is empty: append an episode before sampling.")
         return self.transitions[rng.integers(0, len(self.transitions), size)]
 
     def take(self, rows: np.ndarray) -> Batch:
-        """The transitions that begin at `rows`."""
+        """The transitions that begin at `rows`, int64 (batch,); copies, never views of the memory.
+
+        Rows of (updates, batch) give a block of so many batches, for less than taking them one by one.
+        """
+        following = rows + 1
+        here, there = self._records.take(rows), self._records.take(following)
+        large = self._large
+
+        def group(keys: Sequence[tuple[str, str]], records: np.ndarray, indices: np.ndarray) -> dict[str, np.ndarray]:
+            return {
+                name: large[field].take(indices, axis=0) if field in large else records[field] for name, field in keys
+            }
+
         return Batch(
-            observation={k: v[rows] for k, v in self.observation.items()},
-            next_observation={k: v[rows + 1] for k, v in self.observation.items()},
-            auxiliary={k: v[rows] for k, v in self.auxiliary.items()},
-            desired_goal=self.desired_goal[rows],
-            action=self.action[rows],
-            reward=self.reward[rows],
-            terminated=self.terminated[rows],
-            truncated=self.truncated[rows],
+            observation=group(self._observation_fields, here, rows),
+            next_observation=group(self._observation_fields, there, following),
+            auxiliary=group(self._auxiliary_fields, here, rows),
+            next_auxiliary=group(self._auxiliary_fields, there, following),
+            **group(self._other_fields, here, rows),
         )
+
+    def append(self, episode: Episode) -> None:
+        """Add one episode; the oldest ones make room, each forgotten whole.
+
+        Raises:
+            UserError: the memory was made without a capacity, or the episode is longer than it.
+        """
+        if self.capacity is None:
+            raise UserError("this replay memory has no capacity to append to; make it with capacity=TICKS.")
+        count = len(episode.stamps)
+        if count > self.capacity:
+            raise UserError(f"an episode of {count} ticks does not fit a replay memory of {self.capacity}.")
+        arrays = _named(Columns.of([episode]))
+        if not self._appended:
+            self._allocate(arrays, self.capacity)
+        # Episodes stay in one piece, so that the next observation is always in the next row.
+        start = self._next_row if self._next_row + count <= self.capacity else 0
+        rows = slice(start, start + count)
+        for number in np.unique(self.episode[rows]):
+            if number >= 0:
+                forgotten = self.episode == number
+                self.episode[forgotten] = -1
+                self._has_transition[forgotten] = False
+        for name, array in arrays.items():
+            (self._large[name] if name in self._large else self._records[name])[rows] = array
+        if self.achieved_goal_key is not None:
+            self.achieved_goal[rows] = (episode.observation | episode.auxiliary)[self.achieved_goal_key]
+        self.episode[rows] = self._appended
+        self.first_row[rows], self.last_row[rows] = start, start + count - 1
+        self._has_transition[rows] = episode.has_transition
+        self.transitions = np.flatnonzero(self._has_transition)
+        self._appended, self._next_row = self._appended + 1, start + count
+
+    def judged_by(self, judge: Judge) -> "ReplayMemory":
+        """The same transitions with the rewards and terminations of another task; large columns are shared.
+
+        Where the other task terminates earlier than the episode did, what follows stays in the memory, as transitions
+        of their own.
+        """
+        other: ReplayMemory = object.__new__(ReplayMemory)
+        other.__dict__.update(self.__dict__)
+        other._use(self._records.copy(), self._large)
+        other.capacity = None
+        for start in range(0, len(self.transitions), JUDGED_AT_ONCE):
+            rows = self.transitions[start : start + JUDGED_AT_ONCE]
+            values = {name: column[rows + 1] for name, column in (self.observation | self.auxiliary).items()}
+            other.reward[rows], other.terminated[rows] = judge(values, self.desired_goal[rows])
+            other.truncated[rows] &= ~other.terminated[rows]
+        return other
+
+    def _allocate(self, arrays: Mapping[str, np.ndarray], rows: int) -> None:
+        small = {name: array for name, array in arrays.items() if _is_small(array)}
+        large = {n: np.zeros((rows, *a.shape[1:]), a.dtype) for n, a in arrays.items() if n not in small}
+        self._use(np.zeros(rows, _record_type(small)), large)
+        self.episode = np.full(rows, -1)
+        self.first_row, self.last_row = np.zeros(rows, np.int64), np.zeros(rows, np.int64)
+        self._has_transition = np.zeros(rows, bool)
+
+    def _use(self, records: np.ndarray, large: dict[str, np.ndarray]) -> None:
+        """Take these as the storage; the public columns become views of them."""
+        self._records, self._large = records, large
+        everything = {name: records[name] for name in records.dtype.names or ()} | large
+        self._observation_fields = _below("observation/", everything)
+        self._auxiliary_fields = _below("auxiliary/", everything)
+        self._other_fields = [(name, name) for name in everything if "/" not in name]
+        self.observation = {name: everything[field] for name, field in self._observation_fields}
+        self.auxiliary = {name: everything[field] for name, field in self._auxiliary_fields}
+        self.desired_goal, self.action = everything["desired_goal"], everything["action"]
+        self.reward = everything["reward"]
+        self.terminated, self.truncated = everything["terminated"], everything["truncated"]
+        key, self._achieved_goal = self.achieved_goal_key, None
+        if key is not None:
+            offered = self.observation | self.auxiliary
+            if key not in offered:
+                raise UserError(f"achieved_goal: expected one of {', '.join(offered)}, got '{key}'.")
+            if offered[key].shape[1:] != self.desired_goal.shape[1:]:
+                raise UserError(
+                    f"achieved_goal: {key} has shape {list(offered[key].shape[1:])}, but the desired goal has "
+                    f"{list(self.desired_goal.shape[1:])}; relabelling needs them to be the same."
+                )
+            # On its own as well, as relabelling looks it up at rows that it needs nothing else of.
+            self._achieved_goal = np.ascontiguousarray(offered[key])
+
+
+class TaskMemories:
+    """A replay memory for each task, sampled in fixed shares so that no task is drowned by another's data.
+
+    Args:
+        memories: by task; all of the same keys, shapes and dtypes.
+        shares: of a batch, by task; equal ones by default.
+    """
+
+    def __init__(self, memories: Mapping[str, ReplayMemory], shares: Mapping[str, float] | None = None) -> None:
+        self.memories = dict(memories)
+        shares = shares or {name: 1.0 for name in memories}
+        if shares.keys() != self.memories.keys() or min(shares.values()) < 0 or sum(shares.values()) <= 0:
+            raise UserError(f"shares: expected a positive number for each of {', '.join(memories)}, got {shares}.")
+        total = sum(shares.values())
+        self.shares = {name: shares[name] / total for name in self.memories}
+
+    def sample(self, rng: np.random.Generator, size: int) -> dict[str, np.ndarray]:
+        """Rows of `size` transitions by task; the counts are the shares, rounded so that they add up to `size`."""
+        bounds = np.round(size * np.cumsum([0.0, *self.shares.values()])).astype(np.int64)
+        return {
+            name: memory.sample(rng, int(count))
+            for (name, memory), count in zip(self.memories.items(), np.diff(bounds), strict=True)
+            if count
+        }
+
+    def take(self, rows: Mapping[str, np.ndarray]) -> tuple[Batch, np.ndarray]:
+        """The transitions, task after task, and the index of each one's task in `memories`, int64 (batch,)."""
+        names = list(self.memories)
+        batches = [self.memories[name].take(indices) for name, indices in rows.items()]
+        task = np.repeat([names.index(name) for name in rows], [len(indices) for indices in rows.values()])
+        return _join(batches), task
+
+
+def _join(batches: Sequence[Batch]) -> Batch:
+    return Batch(
+        observation=_stack([batch.observation for batch in batches]),
+        next_observation=_stack([batch.next_observation for batch in batches]),
+        auxiliary=_stack([batch.auxiliary for batch in batches]),
+        desired_goal=np.concatenate([batch.desired_goal for batch in batches]),
+        action=np.concatenate([batch.action for batch in batches]),
+        reward=np.concatenate([batch.reward for batch in batches]),
+        terminated=np.concatenate([batch.terminated for batch in batches]),
+        truncated=np.concatenate([batch.truncated for batch in batches]),
+        next_auxiliary=_stack([batch.next_auxiliary for batch in batches]),
+    )
 
 
 def _stack(columns: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
     return {name: np.concatenate([column[name] for column in columns]) for name in columns[0]}
+
+
+def _below(prefix: str, fields: Iterable[str]) -> list[tuple[str, str]]:
+    """Key and field of each field whose name begins with the prefix."""
+    return [(name.removeprefix(prefix), name) for name in fields if name.startswith(prefix)]
+
+
+def _separate(columns: Columns) -> list[Episode]:
+    """Columns as episodes again; what columns do not hold, such as stamps, is left empty."""
+    last = np.cumsum(columns.lengths)
+    return [
+        Episode(
+            stamps=np.zeros(stop - start, np.int64),
+            observation={name: array[start:stop] for name, array in columns.observation.items()},
+            auxiliary={name: array[start:stop] for name, array in columns.auxiliary.items()},
+            desired_goal=columns.desired_goal[start:stop],
+            action=columns.action[start:stop],
+            reward=columns.reward[start:stop],
+            terminated=columns.terminated[start:stop],
+            truncated=columns.truncated[start:stop],
+            has_transition=columns.has_transition[start:stop],
+            outcome="",
+            seed=0,
+            source="",
+        )
+        for start, stop in zip(last - columns.lengths, last, strict=True)
+    ]
+
+
+def _named(columns: Columns) -> dict[str, np.ndarray]:
+    """Every column by the name of its field in a record."""
+    return {
+        **{f"observation/{name}": array for name, array in columns.observation.items()},
+        **{f"auxiliary/{name}": array for name, array in columns.auxiliary.items()},
+        "desired_goal": columns.desired_goal,
+        "action": columns.action,
+        "reward": columns.reward,
+        "terminated": columns.terminated,
+        "truncated": columns.truncated,
+    }
+
+
+def _is_small(array: np.ndarray) -> bool:
+    return array.dtype.itemsize * int(np.prod(array.shape[1:])) <= RECORD_BYTES
+
+
+def _record_type(small: Mapping[str, np.ndarray]) -> np.dtype:
+    # Aligned, because torch takes no array whose strides are not whole elements.
+    return np.dtype([(name, array.dtype, array.shape[1:]) for name, array in small.items()], align=True)
+
+
+def _pack(arrays: Mapping[str, np.ndarray]) -> np.ndarray:
+    small = {name: array for name, array in arrays.items() if _is_small(array)}
+    records = np.zeros(len(arrays["reward"]), _record_type(small))
+    for name, array in small.items():
+        records[name] = array
+    return records

@@ -2,8 +2,12 @@
 
 A message belongs to the episode whose stamps enclose its own, whenever it arrives: messages that come
 before their episode is announced wait, and an episode is closed once every topic has passed its end.
+
+Two threads, so that a slow disk never keeps data in memory: one hands chunks to the operating system,
+where they outlive this process, the other waits for the disk and gives complete bags their names.
 """
 
+import fcntl
 import json
 import os
 import queue
@@ -11,90 +15,104 @@ import shutil
 import threading
 import time
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
-
-from mcap.well_known import Profile
-from mcap.writer import CompressionType, Writer
+from typing import Any, NamedTuple
 
 import rl_ros
 from rl_ros.contract import Contract, Recorded
+from rl_ros.episodes.health import EpisodeHealth, LossCounter, disk_fault
+from rl_ros.episodes.mcap_writer import McapWriter
 from rl_ros.episodes.messages import definition
 from rl_ros.errors import UserError
 
 WRITE_SECONDS = 0.02
 """How often the writer thread wakes; waking it for each message costs several times as much as writing it."""
-FLUSH_SECONDS = 0.1
-"""How often what has arrived is written out as a chunk; with the wait above, at most 0.2 s are ever at risk."""
-CHUNK_BYTES = 1 << 20
+FLUSH_SECONDS = 0.05
+"""How often what has arrived is written out as a chunk; with the wait above, far less than 0.2 s are ever at risk."""
+SYNC_SECONDS = 1.0
+"""How often what was written is forced to the disk, against a loss of power."""
+CHECK_SECONDS = 0.2
+"""How often the episode's health is checked; two checks are needed to raise a fault."""
+BACKLOG_BYTES = 1 << 30
+"""Received and not yet written; beyond it messages are dropped, which is then counted as loss."""
 UNFINISHED = ".unfinished"
 """Suffix of a bag's directory until it is complete."""
 METADATA = "rl_ros"
 """Name of the MCAP metadata record written when an episode begins."""
 OUTCOME = "rl_ros/outcome"
 """Name of the MCAP metadata record written when it ends."""
-
-
-class _TimedWriter(Writer):
-    """The mcap writer with a chunk that can be ended by the clock, not only by its size."""
-
-    def end_chunk(self) -> None:
-        # The library ends chunks by size alone; the pinned version has this under a private name.
-        self._Writer__finalize_chunk()  # type: ignore[attr-defined]
+_BUFFER_BYTES = 1 << 16
 
 
 class EpisodeFile:
-    """One episode's bag while it is written: an MCAP file and, at the end, the metadata.yaml of rosbag2."""
+    """One episode's bag while it is written: an MCAP file and, at the end, the metadata.yaml of rosbag2.
 
-    def __init__(self, directory: Path, name: str, topics: dict[str, Recorded], metadata: dict[str, str]) -> None:
+    The file is locked as long as it is open, which tells an unfinished bag from an abandoned one.
+
+    Raises:
+        UserError: there is such a bag already.
+        OSError: it cannot be written.
+    """
+
+    def __init__(self, directory: Path, name: str, topics: Mapping[str, Recorded], metadata: Mapping[str, str]) -> None:
         self.final = directory / name
-        self.directory = directory / (name + UNFINISHED)
         if self.final.exists():
             raise UserError(f"{self.final}: there is such a bag already; record into another directory or number.")
+        # One of that name is there only if it could not be recovered.
+        self.directory = unused(directory / (name + UNFINISHED))
         self.directory.mkdir(parents=True)
         self.path = self.directory / f"{name}_0.mcap"
-        self._stream = self.path.open("wb")
-        self._writer = _TimedWriter(
-            self._stream, chunk_size=CHUNK_BYTES, compression=CompressionType.NONE, enable_data_crcs=True
-        )
-        self._writer.start(profile=Profile.ROS2, library=f"rl_ros {rl_ros.__version__}")
-        self._writer.add_metadata(METADATA, metadata)
+        self._stream = self.path.open("wb", buffering=_BUFFER_BYTES)
+        fcntl.flock(self._stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        self._writer = McapWriter(self._stream, f"rl_ros {rl_ros.__version__}")
+        self._writer.add_metadata(METADATA, dict(metadata))
         self._topics = topics
-        self._channels: dict[str, int] = {}
-        schemas: dict[str, int] = {}
-        for topic, recorded in topics.items():
-            if recorded.type not in schemas:
-                text = definition(recorded.type)[0]
-                schemas[recorded.type] = self._writer.register_schema(recorded.type, "ros2msg", text.encode())
-            self._channels[topic] = self._writer.register_channel(topic, "cdr", schemas[recorded.type])
+        self._channels = {
+            topic: self._writer.add_topic(topic, recorded.type, definition(recorded.type)[0])
+            for topic, recorded in topics.items()
+        }
+        self._stream.flush()
         self._counts = dict.fromkeys(topics, 0)
         self._first: int | None = None
         self._last = 0
-        self._dirty = True
+        self._outcome: dict[str, str] = {}
 
-    def write(self, topic: str, log_time: int, cdr: bytes) -> None:
-        """Add one message; `log_time` in nanoseconds."""
-        self._writer.add_message(self._channels[topic], log_time, cdr, log_time, sequence=self._counts[topic])
+    def write(self, topic: str, log_time: int, cdr: bytes, sequence: int | None = None) -> None:
+        """Add one message.
+
+        Args:
+            topic: one of those announced.
+            log_time: nanoseconds.
+            cdr: the message.
+            sequence: the publisher's number of it; None: its number in the bag.
+        """
+        number = self._counts[topic] if sequence is None else sequence & 0xFFFFFFFF
+        self._writer.add_message(self._channels[topic], log_time, number, cdr)
         self._counts[topic] += 1
         self._first = log_time if self._first is None else min(self._first, log_time)
         self._last = max(self._last, log_time)
-        self._dirty = True
 
     def flush(self) -> None:
         """Hand everything written so far to the operating system as a complete chunk."""
-        if self._dirty:
-            self._writer.end_chunk()
-            self._stream.flush()
-            self._dirty = False
+        self._writer.end_chunk()
+        self._stream.flush()
 
-    def close(self, outcome: dict[str, str]) -> Path:
-        """Complete the bag and give it its final name; returns its directory."""
-        self._writer.add_metadata(OUTCOME, outcome | {"counts": json.dumps(self._counts)})
+    def sync(self) -> None:
+        """Wait until the disk has what was handed to the operating system."""
+        os.fdatasync(self._stream.fileno())
+
+    def finish(self, outcome: Mapping[str, str]) -> None:
+        """Write all that belongs into the file; `seal` remains to be done."""
+        self._outcome = dict(outcome)
+        self._writer.add_metadata(OUTCOME, self._outcome)
         self._writer.finish()
         self._stream.flush()
+
+    def seal(self) -> Path:
+        """Wait for the disk, and give the finished bag its final name; returns its directory."""
         os.fsync(self._stream.fileno())
-        self._stream.close()
         start = self._first or 0
         span: dict[str, Any] = {
             "duration": {"nanoseconds": self._last - start},
@@ -122,19 +140,46 @@ class EpisodeFile:
             "compression_mode": "",
             "relative_file_paths": [self.path.name],
             "files": [{"path": self.path.name, **span}],
-            "custom_data": {k: v for k, v in outcome.items() if k in ("outcome", "episode", "seed")},
+            "custom_data": {k: v for k, v in self._outcome.items() if k in ("outcome", "episode", "seed")},
             "ros_distro": "kilted",
         }
         # JSON is YAML, and a hundred times faster to write.
         text = json.dumps({"rosbag2_bagfile_information": information}, indent=1)
         (self.directory / "metadata.yaml").write_text(text + "\n")
         self.directory.rename(self.final)
+        self._stream.close()
         return self.final
+
+    def close(self, outcome: Mapping[str, str]) -> Path:
+        """Complete the bag and give it its final name; returns its directory."""
+        self.finish(outcome)
+        return self.seal()
 
     def discard(self) -> None:
         """Remove the bag."""
         self._stream.close()
         shutil.rmtree(self.directory)
+
+
+def unused(path: Path) -> Path:
+    """The path, or the first of `NAME_2`, `NAME_3` and so on that does not exist."""
+    stem, suffix = path.name.removesuffix(UNFINISHED), UNFINISHED if path.name.endswith(UNFINISHED) else ""
+    number = 1
+    while path.exists():
+        number += 1
+        path = path.with_name(f"{stem}_{number}{suffix}")
+    return path
+
+
+class _Received(NamedTuple):
+    topic: str
+    stamp: int
+    log_time: int
+    cdr: bytes
+    publisher: bytes
+    sequence: int | None
+    lost: int
+    """Messages of the topic that are missing before this one."""
 
 
 @dataclass
@@ -143,6 +188,7 @@ class _OpenEpisode:
     start: int
     metadata: dict[str, str]
     file: EpisodeFile
+    health: EpisodeHealth
     end: int | None = None
     outcome: str = ""
     deadline: float = 0.0
@@ -150,11 +196,15 @@ class _OpenEpisode:
     newest: dict[str, int] = field(default_factory=dict)
     """The oldest and newest stamp seen on each topic since the episode began, in this episode or after it."""
 
-    def see(self, topic: str, stamp: int) -> None:
+    def see(self, message: _Received) -> None:
         """Note that something came on a topic."""
-        if stamp >= self.start:
-            self.oldest[topic] = min(stamp, self.oldest.get(topic, stamp))
-            self.newest[topic] = max(stamp, self.newest.get(topic, stamp))
+        topic, stamp = message.topic, message.stamp
+        if stamp < self.start:
+            return
+        if message.lost and (self.end is None or self.newest.get(topic, self.start) <= self.end):
+            self.health.lose(topic, message.lost)
+        self.oldest[topic] = min(stamp, self.oldest.get(topic, stamp))
+        self.newest[topic] = max(stamp, self.newest.get(topic, stamp))
 
 
 @dataclass(frozen=True)
@@ -165,6 +215,15 @@ class FinishedEpisode:
     path: Path
     missing: tuple[str, ...]
     """Topics that began late, or had not passed the end of the episode when patience ran out."""
+    topics: dict[str, dict[str, Any]] = field(default_factory=dict, compare=False)
+    """Count, rate (Hz), worst gap (s) and loss by topic."""
+    faults: tuple[str, ...] = ()
+    """What else is wrong with it, each in a sentence."""
+
+    @property
+    def lost(self) -> dict[str, int]:
+        """Messages lost, by topic; only topics that lost any."""
+        return {topic: told["lost"] for topic, told in self.topics.items() if told["lost"]}
 
 
 class EpisodeRecorder:
@@ -175,6 +234,8 @@ class EpisodeRecorder:
         contract: embedded in every bag; names the topics.
         patience: seconds to wait, after an episode's end was announced, for topics that lag behind.
         waiting_bytes: bound on what is kept for an episode not announced yet; the oldest is dropped beyond it.
+        disk_reserve: bytes that should stay free on the disk.
+        real_time: whether silence on all topics is a fault; a simulation in lockstep may pause.
     """
 
     def __init__(
@@ -183,28 +244,48 @@ class EpisodeRecorder:
         contract: Contract,
         patience: float = 2.0,
         waiting_bytes: int = 64 << 20,
+        disk_reserve: int = 1 << 30,
+        real_time: bool = False,
     ) -> None:
         self.topics = contract.recorded_topics()
         self._directory, self._contract = directory, contract
         self._contract_text = contract.to_yaml()
-        self._patience = patience
+        self._patience, self._disk_reserve, self._real_time = patience, disk_reserve, real_time
         directory.mkdir(parents=True, exist_ok=True)
         self._ticking = [topic for topic, recorded in self.topics.items() if recorded.every_tick]
-        self._waiting: deque[tuple[str, int, int, bytes]] = deque()
+        self._loss = {topic: LossCounter() for topic in self.topics}
+        self._waiting: deque[_Received] = deque()
         self._waiting_limit, self._waiting_size = waiting_bytes, 0
         self._open: list[_OpenEpisode] = []
+        self._faults: dict[str, str] = {}
+        self._sealing: queue.SimpleQueue[tuple[EpisodeFile, FinishedEpisode] | None] = queue.SimpleQueue()
         self._finished: queue.SimpleQueue[FinishedEpisode] = queue.SimpleQueue()
         self._failure: BaseException | None = None
         self._queue: deque[tuple[str, tuple]] = deque()
+        self._bytes_in, self._bytes_out = 0, 0  # each written by one thread
         self._wake = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="bag writer", daemon=True)
-        self._thread.start()
+        self._writer = threading.Thread(target=self._guarded, args=(self._write_all,), name="bag writer", daemon=True)
+        self._syncer = threading.Thread(target=self._guarded, args=(self._sync_all,), name="bag sync", daemon=True)
+        self._writer.start()
+        self._syncer.start()
 
-    def receive(self, topic: str, stamp: int, log_time: int, cdr: bytes) -> None:
-        """Take one message; `stamp` and `log_time` in nanoseconds. Returns at once."""
-        if self._failure is not None:
-            return
-        self._queue.append(("receive", (topic, stamp, log_time, cdr)))
+    def receive(
+        self, topic: str, stamp: int, log_time: int, cdr: bytes, publisher: bytes = b"", sequence: int | None = None
+    ) -> None:
+        """Take one message. Returns at once.
+
+        Args:
+            topic: one of `topics`.
+            stamp: nanoseconds; says which episode it belongs to.
+            log_time: nanoseconds.
+            cdr: the message.
+            publisher: who sent it.
+            sequence: the publisher's number of it; None if there is none, and loss is told by gaps between stamps.
+        """
+        # What is dropped here is missed by its sequence number when the next one comes through.
+        if self._failure is None and self._bytes_in - self._bytes_out < BACKLOG_BYTES:
+            self._bytes_in += len(cdr)
+            self._queue.append(("receive", (topic, stamp, log_time, cdr, publisher, sequence)))
 
     def begin(self, number: int, start: int, metadata: dict[str, str]) -> None:
         """An episode begins at stamp `start`; its messages may be here already."""
@@ -214,12 +295,17 @@ class EpisodeRecorder:
         """The episode's last observation has the stamp `end`."""
         self._queue.append(("end", (number, end, outcome)))
 
+    @property
+    def faults(self) -> dict[str, str]:
+        """What is wrong with the episodes being recorded, a sentence by kind and topic; renewed 5 times a second."""
+        return self._faults
+
     def finished(self) -> list[FinishedEpisode]:
         """Episodes closed since the last call.
 
         Raises:
             UserError: an episode of that number exists already.
-            OSError: the writer thread could not write; nothing more is recorded.
+            OSError: a thread could not write; nothing more is recorded.
         """
         if self._failure is not None:
             raise self._failure
@@ -229,58 +315,104 @@ class EpisodeRecorder:
         return done
 
     def close(self, outcome: str = "operator") -> list[FinishedEpisode]:
-        """Close open episodes with `outcome`, stop the thread, and return what was closed."""
+        """Close open episodes with `outcome`, stop the threads, and return what was closed."""
         self._queue.append(("stop", (outcome,)))
         self._wake.set()
-        self._thread.join()
+        self._writer.join()
+        self._sealing.put(None)
+        self._syncer.join()
         return self.finished()
 
-    # What follows runs on the writer thread.
-
-    def _run(self) -> None:
+    def _guarded(self, work: Any) -> None:
         try:
-            next_flush = time.monotonic() + FLUSH_SECONDS
-            while True:
-                self._wake.wait(WRITE_SECONDS)
-                while self._queue:
-                    kind, arguments = self._queue.popleft()
-                    if kind == "stop":
-                        self._stop(*arguments)
-                        return
-                    getattr(self, f"_{kind}")(*arguments)
-                self._close_complete()
-                if time.monotonic() >= next_flush:
-                    for episode in self._open:
-                        episode.file.flush()
-                    next_flush = time.monotonic() + FLUSH_SECONDS
+            work()
         except Exception as error:  # noqa: BLE001  (handed to the caller by finished())
             self._failure = error
 
-    def _receive(self, topic: str, stamp: int, log_time: int, cdr: bytes) -> None:
+    # What follows runs on the thread that waits for the disk.
+
+    def _sync_all(self) -> None:
+        while True:
+            try:
+                sealed = self._sealing.get(timeout=SYNC_SECONDS)
+            except queue.Empty:
+                for episode in list(self._open):
+                    episode.file.sync()
+                continue
+            if sealed is None:
+                return
+            file, finished = sealed
+            file.seal()
+            self._finished.put(finished)
+
+    # What follows runs on the writer thread.
+
+    def _write_all(self) -> None:
+        next_flush = next_check = 0.0
+        while True:
+            self._wake.wait(WRITE_SECONDS)
+            while self._queue:
+                kind, arguments = self._queue.popleft()
+                if kind == "stop":
+                    self._stop(*arguments)
+                    return
+                getattr(self, f"_{kind}")(*arguments)
+                # A backlog is written out as it is worked off, not all at its end.
+                if time.monotonic() >= next_flush:
+                    next_flush = self._flush()
+            self._close_complete()
+            now = time.monotonic()
+            if now >= next_flush:
+                next_flush = self._flush()
+            if now >= next_check:
+                self._check(now)
+                next_check = now + CHECK_SECONDS
+
+    def _flush(self) -> float:
         for episode in self._open:
-            episode.see(topic, stamp)
-        if not self._write(topic, stamp, log_time, cdr):
-            self._waiting.append((topic, stamp, log_time, cdr))
+            episode.file.flush()
+        return time.monotonic() + FLUSH_SECONDS
+
+    def _check(self, now: float) -> None:
+        faults: dict[str, str] = {}
+        for episode in self._open:
+            if episode.end is None:
+                faults |= episode.health.check(now)
+        full = disk_fault(self._directory, self._disk_reserve) if self._open else None
+        self._faults = faults | ({"disk": full} if full else {})
+
+    def _receive(
+        self, topic: str, stamp: int, log_time: int, cdr: bytes, publisher: bytes, sequence: int | None
+    ) -> None:
+        self._bytes_out += len(cdr)
+        lost = 0 if sequence is None else self._loss[topic].lost_before(publisher, sequence)
+        message = _Received(topic, stamp, log_time, cdr, publisher, sequence, lost)
+        for episode in self._open:
+            episode.see(message)
+        if not self._write(message):
+            self._waiting.append(message)
             self._waiting_size += len(cdr)
             while self._waiting_size > self._waiting_limit:
-                self._waiting_size -= len(self._waiting.popleft()[3])
+                self._waiting_size -= len(self._waiting.popleft().cdr)
 
-    def _write(self, topic: str, stamp: int, log_time: int, cdr: bytes) -> bool:
+    def _write(self, message: _Received) -> bool:
         for episode in self._open:
-            if stamp < episode.start or (episode.end is not None and stamp > episode.end):
+            if message.stamp < episode.start or (episode.end is not None and message.stamp > episode.end):
                 continue
-            episode.file.write(topic, log_time, cdr)
+            episode.file.write(message.topic, message.log_time, message.cdr, message.sequence)
+            episode.health.receive(message.topic, message.stamp, message.publisher, message.sequence is not None)
             return True
         return False
 
     def _begin(self, number: int, start: int, metadata: dict[str, str]) -> None:
         everything = {"contract": self._contract_text, "rl_ros": rl_ros.__version__, **metadata}
         everything |= {"episode": str(number), "start": str(start)}
-        name = f"episode_{number:06d}"
-        episode = _OpenEpisode(number, start, everything, EpisodeFile(self._directory, name, self.topics, everything))
+        file = EpisodeFile(self._directory, f"episode_{number:06d}", self.topics, everything)
+        health = EpisodeHealth(self.topics, self._contract.control_rate, start, self._real_time)
+        episode = _OpenEpisode(number, start, everything, file, health)
         self._open.append(episode)
-        for topic, stamp, _, _ in self._waiting:
-            episode.see(topic, stamp)
+        for message in self._waiting:
+            episode.see(message)
         self._claim()
 
     def _end(self, number: int, end: int, outcome: str) -> None:
@@ -293,10 +425,10 @@ class EpisodeRecorder:
     def _claim(self) -> None:
         waiting, self._waiting, self._waiting_size = self._waiting, deque(), 0
         oldest = min((episode.start for episode in self._open), default=0)
-        for topic, stamp, log_time, cdr in waiting:
-            if not self._write(topic, stamp, log_time, cdr) and stamp >= oldest:
-                self._waiting.append((topic, stamp, log_time, cdr))
-                self._waiting_size += len(cdr)
+        for message in waiting:
+            if not self._write(message) and message.stamp >= oldest:
+                self._waiting.append(message)
+                self._waiting_size += len(message.cdr)
 
     def _lagging(self, episode: _OpenEpisode) -> tuple[str, ...]:
         return tuple(t for t in self._ticking if episode.newest.get(t, -1) < (episode.end or 0))
@@ -313,14 +445,19 @@ class EpisodeRecorder:
         self._open.remove(episode)
         late = episode.start + self._contract.period_ns
         missing += tuple(t for t in self._ticking if t not in missing and episode.oldest.get(t, late + 1) > late)
+        topics, faults = episode.health.summary(), tuple(episode.health.damage().values())
         outcome = {
             "outcome": episode.outcome,
             "end": str(episode.end),
             "missing": json.dumps(missing),
+            "topics": json.dumps(topics),
+            "faults": json.dumps(faults),
             "seed": episode.metadata.get("seed", ""),
             "episode": str(episode.number),
         }
-        self._finished.put(FinishedEpisode(episode.number, episode.file.close(outcome), missing))
+        episode.file.finish(outcome)
+        finished = FinishedEpisode(episode.number, episode.file.final, missing, topics, faults)
+        self._sealing.put((episode.file, finished))
 
     def _stop(self, outcome: str) -> None:
         for episode in list(self._open):

@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable
 from functools import cache
 from importlib import import_module
-from typing import Any
+from typing import Any, NamedTuple
 
 import rclpy.node
 from rclpy.clock import Clock
@@ -18,7 +18,7 @@ from rclpy.timer import Timer
 
 from rl_ros.contract import Contract
 from rl_ros.errors import UserError
-from rl_ros.graph import Value, endpoints, node_specs, qos
+from rl_ros.graph import QosName, Value, endpoints, node_specs, qos
 
 
 @cache
@@ -33,6 +33,18 @@ def message_class(message_type: str) -> Any:
         return getattr(import_module(f"{package}.{kind}"), name)
     except ModuleNotFoundError as error:
         raise UserError(f"the message package {package} is not installed.") from error
+
+
+class Polled(NamedTuple):
+    """A message taken by `Node.poll`, and where it comes from."""
+
+    cdr: bytes
+    publisher: bytes
+    """The publisher's global identity; empty where the middleware tells none."""
+    sequence: int | None
+    """The publisher's number of the message; None where the middleware tells none."""
+    received: int
+    """When it came, in nanoseconds of the system clock."""
 
 
 class Node(rclpy.node.Node):
@@ -70,6 +82,10 @@ class Node(rclpy.node.Node):
         """Publish CDR bytes on one of the node's topics."""
         self._senders[topic].publish(cdr)
 
+    def offer(self, topic: str, message_type: str, profile: QosName) -> None:
+        """A topic to send on that `config/nodes.yaml` cannot name, such as one of a bag."""
+        self._senders[topic] = self.create_publisher(message_class(message_type), topic, self._profile(profile))
+
     def sender(self, topic: str) -> Publisher:
         """The publisher of one of the node's topics."""
         return self._senders[topic]
@@ -81,7 +97,7 @@ class Node(rclpy.node.Node):
             message_class(endpoint.type), topic, callback, self._profile(endpoint.qos), raw=True
         )
 
-    def poll(self, topic: str) -> Callable[[], bytes | None]:
+    def poll(self, topic: str) -> Callable[[], Polled | None]:
         """Subscribe to one of the node's topics without a callback; the function returned takes the next message.
 
         For a consumer of many messages that can wait a few milliseconds: no thread is woken for each of them.
@@ -98,16 +114,31 @@ class Node(rclpy.node.Node):
         )
         self.listening[topic] = subscription
 
-        def take() -> bytes | None:
+        def take() -> Polled | None:
             with subscription.handle:
                 taken = subscription.handle.take_message(kind, True)
-            return None if taken is None else taken[0]
+            if taken is None:
+                return None
+            cdr, information = taken
+            publisher = information["publisher_gid"]
+            return Polled(
+                cdr,
+                publisher["data"] if publisher else b"",
+                information["publication_sequence_number"],
+                information["received_timestamp"],
+            )
 
         return take
 
     def steady_timer(self, period: float, callback: Callable[[], None]) -> Timer:
         """A timer that fires every `period` s whatever ROS time does."""
         return self.create_timer(period, callback, clock=Clock(clock_type=ClockType.STEADY_TIME))
+
+    def destroy_node(self) -> None:
+        """Take the node off the graph, with the subscriptions that are polled."""
+        if self._silent is not None:
+            self._silent.destroy_node()
+        super().destroy_node()
 
     def close(self) -> None:
         """Let go of what the node holds; called once before the process ends."""

@@ -116,6 +116,8 @@ class EpisodeManager(Node):
     def on_recorder(self, cdr: bytes) -> None:
         """A bag was closed."""
         state = messages.status_of(cdr)
+        if state.name != "bag":  # a bag of an earlier run was recovered
+            return
         if state.level == messages.ERROR:
             self.get_logger().error(f"recorder: episode {state.values['episode']}: {state.text}")
         self.act(self.lifecycle.bag_closed(int(state.values["episode"]), steady()))

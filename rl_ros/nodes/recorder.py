@@ -1,15 +1,32 @@
 """recorder: the contract's topics, as received, into one MCAP bag per episode."""
 
+import ctypes
+import json
 from pathlib import Path
 
 from rl_ros.episodes import messages
 from rl_ros.episodes.record import EpisodeRecorder, FinishedEpisode
+from rl_ros.episodes.recover import RecoveredBag, recover_bags
 from rl_ros.errors import UserError
-from rl_ros.nodes.base import Node
+from rl_ros.nodes.base import Node, Polled, steady
 
 EVENTS = "/episode/event"
-POLL_SECONDS = 0.005
+POLL_SECONDS = 0.01
 """How often messages are taken; far less than what the queues of 1000 messages hold."""
+REPEAT_SECONDS = 1.0
+"""How often faults that last are raised again."""
+
+
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+KEPT_BYTES = 64 << 20
+
+
+def keep_freed_memory() -> None:
+    """Tell the C library to use freed memory again: images come and go, and fresh pages cost more than copying."""
+    library = ctypes.CDLL(None)
+    if hasattr(library, "mallopt"):
+        library.mallopt(_M_TRIM_THRESHOLD, KEPT_BYTES)
+        library.mallopt(_M_MMAP_THRESHOLD, KEPT_BYTES // 2)
 
 
 class Recorder(Node):
@@ -17,45 +34,78 @@ class Recorder(Node):
 
     def __init__(self) -> None:
         super().__init__("recorder")
+        keep_freed_memory()
         if not self.settings["directory"]:
             raise UserError("node recorder: directory: must be given; it is where the bags go.")
-        self.episodes = EpisodeRecorder(Path(self.settings["directory"]), self.contract)
-        self.sources = {topic: self.poll(topic) for topic in self.episodes.topics}
+        directory = Path(self.settings["directory"])
+        for bag in recover_bags(directory):
+            self.announce_recovered(bag)
+        self.episodes = EpisodeRecorder(
+            directory,
+            self.contract,
+            disk_reserve=round(self.settings["disk_reserve"] * 1e9),
+            real_time=not self.settings["lossless"],
+        )
+        self.sources = {topic: self.poll(topic) for topic in {EVENTS: None, **self.episodes.topics}}
+        self.announced: int | None = None
+        """Number of the last episode that was announced."""
         self.preparing: int | None = None
         """Number of the episode that is to be acknowledged once every topic has a publisher."""
+        self.faults: dict[str, str] = {}
+        self.raised = steady()
         self.steady_timer(POLL_SECONDS, self.on_poll)
         self.steady_timer(0.05, self.on_time)
 
     def on_poll(self) -> None:
         """Take what has come on each topic."""
+        known = self.announced
         for topic, take in self.sources.items():
-            while (cdr := take()) is not None:
+            while (message := take()) is not None:
+                if topic in self.episodes.topics:
+                    self.receive(topic, message)
                 if topic == EVENTS:
-                    self.on_event(cdr)
-                else:
-                    self.receive(topic, cdr)
-
-    def receive(self, topic: str, cdr: bytes) -> None:
-        """One message of any topic."""
-        stamp = messages.stamp_of(cdr)
-        logged = stamp if self.settings["log_time_from_stamp"] else self.get_clock().now().nanoseconds
-        self.episodes.receive(topic, stamp, logged, cdr)
-
-    def on_event(self, cdr: bytes) -> None:
-        """Episodes begin and end; the events are recorded like everything else."""
-        self.receive(EVENTS, cdr)
-        event = messages.status_of(cdr)
-        if event.name == "prepare":
-            self.preparing = int(event.values["episode"])
+                    self.on_event(message.cdr, known)
+        if self.announced != known:
             self.acknowledge()
-        elif event.name == "start":
-            self.episodes.begin(int(event.values["episode"]), event.stamp, {"seed": event.values["seed"]})
+
+    def receive(self, topic: str, message: Polled) -> None:
+        """One message of any topic."""
+        stamp = messages.stamp_of(message.cdr)
+        if self.settings["log_time_from_stamp"]:
+            logged = stamp
+        elif self.settings["use_sim_time"]:
+            logged = self.get_clock().now().nanoseconds
+        else:
+            logged = message.received
+        self.episodes.receive(topic, stamp, logged, message.cdr, message.publisher, message.sequence)
+
+    def on_event(self, cdr: bytes, known: int | None) -> None:
+        """Episodes begin and end. One that begins together with its announcement is over: the event is an old one.
+
+        Args:
+            cdr: the event.
+            known: number of the last episode announced when the events were last looked at.
+        """
+        event = messages.status_of(cdr)
+        if event.name not in ("prepare", "start", "end"):
+            return
+        number = int(event.values["episode"])
+        if event.name == "prepare":
+            self.announced = self.preparing = number
+        elif event.name == "start" and number == known:
+            self.episodes.begin(number, event.stamp, {"seed": event.values["seed"]})
         elif event.name == "end":
-            self.episodes.end(int(event.values["episode"]), event.stamp, event.values["outcome"])
+            self.episodes.end(number, event.stamp, event.values["outcome"])
 
     def on_time(self) -> None:
-        """Say which bags are closed, and whether all topics are there."""
-        self.announce(self.episodes.finished())
+        """Say which bags are closed, what is wrong with those that are not, and whether all topics are there."""
+        try:
+            finished = self.episodes.finished()
+        except OSError as error:
+            raise UserError(f"node recorder: cannot write to {self.settings['directory']}: {error}.") from error
+        for episode in finished:
+            self.announce(episode)
+        self.raise_faults()
         self.acknowledge()
 
     def acknowledge(self) -> None:
@@ -70,13 +120,38 @@ class Recorder(Node):
         self.send("episode/acknowledge", messages.joint_state_cdr(0, [self.get_name()], [self.preparing]))
         self.preparing = None
 
-    def announce(self, finished: list[FinishedEpisode]) -> None:
-        """One status for each closed bag; an error where topics are missing."""
-        for episode in finished:
-            level = messages.ERROR if episode.missing else messages.OK
-            text = f"incomplete: {', '.join(episode.missing)}" if episode.missing else "complete"
-            values = {"episode": str(episode.number), "path": str(episode.path)}
-            self.send("recorder/state", messages.status_cdr(0, "bag", text, values, level))
+    def raise_faults(self) -> None:
+        """One diagnostic with all that is wrong: when that changes, and again while it lasts."""
+        faults, now = self.episodes.faults, steady()
+        if faults.keys() == self.faults.keys() and not (faults and now - self.raised > REPEAT_SECONDS):
+            return
+        for fault in faults.keys() - self.faults.keys():
+            self.get_logger().error(faults[fault])
+        self.faults, self.raised = faults, now
+        level = messages.ERROR if faults else messages.OK
+        text = "; ".join(faults.values()) or "recording is sound"
+        self.send("diagnostics", messages.status_cdr(0, "recorder", text, {}, level))
+
+    def announce(self, episode: FinishedEpisode) -> None:
+        """One status for each closed bag; an error where messages or whole topics are missing."""
+        texts = [f"incomplete: {', '.join(episode.missing)}"] if episode.missing else []
+        texts += [f"lost: {count} on {topic}" for topic, count in episode.lost.items()]
+        values = {
+            "episode": str(episode.number),
+            "path": str(episode.path),
+            "lost": str(sum(episode.lost.values())),
+            "topics": json.dumps(episode.topics),
+            "faults": json.dumps(episode.faults),
+        }
+        level = messages.ERROR if texts else messages.OK
+        self.send("recorder/state", messages.status_cdr(0, "bag", "; ".join(texts) or "complete", values, level))
+
+    def announce_recovered(self, bag: RecoveredBag) -> None:
+        """One status for each bag that a killed recorder has left; an error where it could not be recovered."""
+        level = messages.ERROR if bag.problem else messages.OK
+        (self.get_logger().error if bag.problem else self.get_logger().warning)(bag.text)
+        values = {"episode": bag.number, "path": str(bag.path), "topics": json.dumps(bag.topics)}
+        self.send("recorder/state", messages.status_cdr(0, "recovered", bag.text, values, level))
 
     def close(self) -> None:
         """Finish what is open: an episode cut short by a person is kept, and says so."""

@@ -4,6 +4,7 @@ import gc
 import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
+from typing import Any
 
 import rclpy
 from rclpy.executors import ExternalShutdownException
@@ -28,6 +29,13 @@ def spin(nodes: Sequence[Node]) -> int:
     executor = EventsExecutor()
     for node in nodes:
         executor.add_node(node)
+    try:
+        return _spin(executor, nodes)
+    finally:
+        executor.shutdown()
+
+
+def _spin(executor: Any, nodes: Sequence[Node]) -> int:
     # What start-up made stays for good: without this each full collection walks through all of it again.
     gc.collect()
     gc.freeze()
@@ -54,6 +62,8 @@ def run(names: Sequence[str], arguments: Sequence[str] | None = None) -> int:
             finally:
                 for node in nodes:
                     node.close()
+                    # Not left to the interpreter's end, which would leave shared memory behind.
+                    node.destroy_node()
     except (KeyboardInterrupt, ExternalShutdownException):
         return 0
     except UserError as error:

@@ -1,44 +1,20 @@
 """One HTML page that shows a run: figures, learning curves, camera strips. No script, no network."""
 
-import base64
 import csv
-import html
-import io
 import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import cv2
-import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
 
-from rl_ros.contract import Contract
 from rl_ros.episodes.bags import find_bags, read_bag
 from rl_ros.episodes.ingest import read_episode
+from rl_ros.episodes.pages import camera_strip, figures_table, heading, picture, plot, write_page
+from rl_ros.episodes.statistics import wilson_interval
 from rl_ros.errors import UserError
-from rl_ros.training.live import wilson_interval
-
-matplotlib.use("Agg")
-
-STRIP_FRAMES = 8
-PAGE = """<!DOCTYPE html>
-<html lang="en"><head><meta charset="utf-8"><title>{title}</title>
-<style>
-body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; color: #222; }}
-h1 {{ font-size: 1.6rem; }} h2 {{ font-size: 1.2rem; margin-top: 2rem; }}
-table {{ border-collapse: collapse; }}
-th, td {{ padding: .3rem .9rem .3rem 0; text-align: left; border-bottom: 1px solid #ddd; }}
-td.number {{ text-align: right; font-variant-numeric: tabular-nums; }}
-img {{ max-width: 100%; }} img.strip {{ image-rendering: pixelated; }}
-figure {{ margin: 1rem 0; }} figcaption {{ color: #555; font-size: .9rem; }}
-</style></head><body>
-<h1>{title}</h1>
-{body}
-</body></html>
-"""
 
 
 def write_report(run: Path) -> Path:
@@ -54,10 +30,10 @@ def write_report(run: Path) -> Path:
     algorithms = list(summary["policy_success"])
     sections = [
         _table(summary),
-        "<h2>Success</h2>",
-        _picture(success_figure(summary), "Success in live episodes with 95 % intervals (Wilson)."),
-        "<h2>Learning</h2>",
-        _picture(
+        heading("Success"),
+        plot(success_figure(summary), "Success in live episodes with 95 % intervals (Wilson)."),
+        heading("Learning"),
+        plot(
             learning_figure({name: run / name / "metrics.csv" for name in algorithms}),
             "Training and held-out losses; the policy at the end is the one that runs.",
         ),
@@ -65,12 +41,12 @@ def write_report(run: Path) -> Path:
     best = max(algorithms, key=lambda name: summary["policy_success"][name])
     bags = run / "evaluation" / best / "bags"
     if bags.exists():
-        sections.append(f"<h2>What the camera saw: policy {html.escape(best)}</h2>")
+        sections.append(heading(f"What the camera saw: policy {best}"))
         sections += camera_strips(bags)
-    sections.append("<h2>What the camera saw: recorded behaviour</h2>")
+    sections.append(heading("What the camera saw: recorded behaviour"))
     sections += camera_strips(run / "bags")
     page = run / "report.html"
-    page.write_text(PAGE.format(title="rl_ros: from rosbags to a policy on the robot", body="\n".join(sections)))
+    write_page(page, "rl_ros: from rosbags to a policy on the robot", sections)
     return page
 
 
@@ -85,8 +61,7 @@ def _table(summary: Mapping[str, Any]) -> str:
         ("Processes of the graph", str(summary["processes"])),
         ("Seconds in all", f"{summary['seconds']:.0f}"),
     ]
-    cells = "".join(f'<tr><th>{html.escape(a)}</th><td class="number">{html.escape(b)}</td></tr>' for a, b in rows)
-    return f"<table>{cells}</table>"
+    return figures_table(rows)
 
 
 def success_figure(summary: Mapping[str, Any]) -> Figure:
@@ -149,41 +124,8 @@ def camera_strips(bags: Path) -> list[str]:
             if bag.outcome.get("outcome") != wanted or bag.contract is None:
                 continue
             caption = f"{'Success' if wanted == 'success' else 'Failure'}: {path.name}, seed {bag.outcome.get('seed')}"
-            strip = camera_strip(read_episode(bag, bag.contract).observation, bag.contract)
+            strip = camera_strip(read_episode(bag, bag.contract).observation)
             if strip is not None:
-                strips.append(_figure(strip, caption, "strip"))
+                strips.append(picture(strip, caption))
             break
     return strips
-
-
-def camera_strip(observation: Mapping[str, np.ndarray], contract: Contract) -> np.ndarray | None:
-    """Evenly spaced images of an episode side by side, uint8 (H, W, 3); None without a camera."""
-    images = next((values for values in observation.values() if values.ndim == 4), None)
-    if images is None:
-        return None
-    chosen = np.linspace(0, len(images) - 1, STRIP_FRAMES).round().astype(int)
-    strip = np.concatenate([images[index] for index in chosen], axis=1)
-    return np.ascontiguousarray(strip.repeat(2, axis=0).repeat(2, axis=1))
-
-
-def _figure(image: np.ndarray, caption: str, style: str = "") -> str:
-    written, png = cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
-    if not written:
-        raise RuntimeError("OpenCV could not encode a PNG")
-    return _embed(png.tobytes(), caption, style)
-
-
-def _picture(figure: Figure, caption: str) -> str:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=130)
-    plt.close(figure)
-    return _embed(buffer.getvalue(), caption)
-
-
-def _embed(png: bytes, caption: str, style: str = "") -> str:
-    data = base64.b64encode(png).decode()
-    text = html.escape(caption)
-    return (
-        f'<figure><img class="{style}" alt="{text}" src="data:image/png;base64,{data}">'
-        f"<figcaption>{text}</figcaption></figure>"
-    )

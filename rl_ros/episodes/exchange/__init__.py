@@ -1,0 +1,1 @@
+"""Data sets of other libraries: Minari, LeRobotDataset v3 and d3rlpy's MDPDataset."""

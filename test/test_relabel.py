@@ -1,0 +1,94 @@
+"""Layers: rewards recomputed over a cache, and when they are not trusted."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers import PERIOD, START, episode_messages, small_contract
+
+from rl_ros.cli import main
+from rl_ros.contract import Contract
+from rl_ros.episodes.cache import INDEX, Dataset, load_columns
+from rl_ros.episodes.record import EpisodeRecorder
+from rl_ros.episodes.relabel import judge_again, read_layer, write_layer
+from rl_ros.errors import UserError
+
+TICKS = 6
+
+
+@pytest.fixture
+def contract() -> Contract:
+    return small_contract()
+
+
+def dataset(directory: Path, contract: Contract, episodes: int = 2) -> Dataset:
+    for number in range(episodes):
+        if (directory / f"episode_{number:06d}").exists():
+            continue
+        recorder = EpisodeRecorder(directory, contract, patience=0.0)
+        recorder.begin(number, START - 1, {"seed": "0"})
+        for topic, stamp, cdr in episode_messages(contract, TICKS):
+            recorder.receive(topic, stamp, stamp, cdr)
+        recorder.end(number, START + 1000 * PERIOD, "success")
+        recorder.close()
+    return load_columns(sorted(directory.glob("episode_*")), contract, directory / ".rl_ros_cache")
+
+
+def height(values: dict[str, np.ndarray], desired_goal: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Reward is the height of the tool, success at 3 cm; the goal must be there."""
+    assert desired_goal.shape == (len(values["tool_position"]), 1)
+    tool = values["tool_position"][:, 2]
+    return tool, np.isclose(tool, 0.03)
+
+
+def test_each_transition_is_judged_by_where_it_arrives(tmp_path: Path, contract: Contract) -> None:
+    layer = judge_again(dataset(tmp_path, contract), height)
+    arrived = [0.01, 0.02, 0.03, 0.04, 0.05, 0.0]
+    np.testing.assert_allclose(layer.reward, arrived * 2, rtol=1e-6)
+    assert layer.terminated.tolist() == [False, False, True, False, False, False] * 2
+    # The recorded success at the end is none now: the episode only stops there.
+    assert layer.truncated.tolist() == [False, False, False, False, True, False] * 2
+    assert layer.successes == 2
+
+
+def test_a_layer_is_read_back_and_recordings_and_cache_stay_as_they_are(tmp_path: Path, contract: Contract) -> None:
+    base = dataset(tmp_path, contract)
+    before = {file: file.read_bytes() for file in tmp_path.rglob("*.*") if file.is_file()}
+    layer = judge_again(base, height)
+    write_layer(base, "height", layer)
+    read = read_layer(base, "height")
+    for name in ("reward", "terminated", "truncated"):
+        np.testing.assert_array_equal(getattr(read, name), getattr(layer, name))
+        np.testing.assert_array_equal(getattr(read.over(base).columns, name), getattr(layer, name))
+    assert {file: file.read_bytes() for file in before} == before
+
+
+def test_a_layer_over_other_bags_is_refused(tmp_path: Path, contract: Contract) -> None:
+    base = dataset(tmp_path, contract)
+    write_layer(base, "height", judge_again(base, height))
+    with pytest.raises(UserError, match="the layer height was made over other bags; run `rl_ros relabel"):
+        read_layer(dataset(tmp_path, contract, episodes=3), "height")
+    with pytest.raises(UserError, match="there is no layer other over these bags"):
+        read_layer(base, "other")
+
+
+@pytest.mark.parametrize("damage", [lambda f: f.write_bytes(f.read_bytes()[:-1]), Path.unlink])
+@pytest.mark.parametrize("name", [INDEX, "reward.npy"])
+def test_a_damaged_layer_is_refused(
+    tmp_path: Path, contract: Contract, name: str, damage: Callable[[Path], object]
+) -> None:
+    base = dataset(tmp_path, contract)
+    damage(write_layer(base, "height", judge_again(base, height)) / name)
+    with pytest.raises(UserError, match="rl_ros relabel"):
+        read_layer(base, "height")
+
+
+def test_the_command_writes_a_layer(tmp_path: Path, contract: Contract, capsys: pytest.CaptureFixture[str]) -> None:
+    base = dataset(tmp_path, contract)
+    assert main(["relabel", str(tmp_path), "--task", "grasp"]) == 0
+    assert "successes by the task" in capsys.readouterr().out
+    layer = read_layer(base, "grasp")
+    assert layer.successes == 0  # the object of these recordings never leaves the table
+    assert main(["relabel", str(tmp_path), "--task", "juggle"]) == 2
+    assert "no task is named 'juggle'" in capsys.readouterr().err
