@@ -45,6 +45,8 @@ class McapWriter:
         library: who wrote it, for the file's header.
     """
 
+    _chunk_crc: int
+
     def __init__(self, stream: BinaryIO, library: str) -> None:
         self._stream = stream
         self._offset = 0
@@ -152,7 +154,7 @@ class McapWriter:
     def _reset_chunk(self) -> None:
         self._pieces.clear()
         self._size = 0
-        self._chunk_crc: int = 0
+        self._chunk_crc = 0
         self._index: dict[int, list[tuple[int, int]]] = {}
 
     def _write(self, data: bytes) -> None:
