@@ -249,8 +249,8 @@ def load_graph(name: str) -> Graph:
     return schema.load(Graph, path)
 
 
-def parse_arguments(texts: list[str]) -> dict[str, str]:
-    """`key:=value` texts as a mapping.
+def parse_arguments(texts: list[str], example: str = "robot:=pybullet") -> dict[str, str]:
+    """`key:=value` texts as a mapping; `example` is one to show who writes something else.
 
     Raises:
         UserError: one is not of that form.
@@ -259,7 +259,7 @@ def parse_arguments(texts: list[str]) -> dict[str, str]:
     for text in texts:
         key, separator, value = text.partition(":=")
         if not separator or not key:
-            raise UserError(f"argument '{text}': expected the form key:=value, such as robot:=pybullet.")
+            raise UserError(f"argument '{text}': expected the form key:=value, such as {example}.")
         arguments[key] = value
     return arguments
 

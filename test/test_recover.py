@@ -16,6 +16,7 @@ from rl_ros.contract import Contract
 from rl_ros.episodes.bags import find_bags, mcap_file, read_bag
 from rl_ros.episodes.record import EpisodeFile, EpisodeRecorder
 from rl_ros.episodes.recover import recover_bags
+from rl_ros.errors import UserError
 
 TICKS = 5
 
@@ -65,7 +66,14 @@ def test_what_a_killed_recorder_wrote_is_recovered_and_told(tmp_path: Path) -> N
         assert process.stdout is not None
         assert process.stdout.readline() == "received\n"
         everything = 7 * TICKS
-        assert wait_for(lambda: file.exists() and len(read_bag(file).messages) == everything)
+
+        def all_written() -> bool:
+            try:
+                return len(read_bag(file).messages) == everything
+            except UserError:  # not there yet, or only just begun
+                return False
+
+        assert wait_for(all_written)
         # It is being recorded: not ours to recover.
         assert recover_bags(tmp_path) == []
         process.send_signal(signal.SIGKILL)

@@ -16,6 +16,7 @@ from rl_ros.episodes.ingest import Cuts
 from rl_ros.episodes.memory import ReplayMemory
 from rl_ros.episodes.relabel import read_layer
 from rl_ros.errors import UserError
+from rl_ros.graph import parse_arguments
 
 
 def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -93,7 +94,7 @@ def load_dataset(options: argparse.Namespace) -> tuple[Contract, Dataset]:
     """The contract, and the bags it names with a progress bar; what cannot be used is named on standard error."""
     paths = find_bags(options.bags)
     contract = Contract.load(options.contract) if options.contract else _first_contract(paths)
-    contract = contract.remapped(_topics(options.arguments))
+    contract = contract.remapped(parse_arguments(options.arguments, "image:=/front/image_raw"))
     beside = options.bags if options.bags.is_dir() and options.bags not in paths else options.bags.parent
     cuts = Cuts(options.split_on, _seconds(options.split_at))
     with progress() as bar:
@@ -114,16 +115,6 @@ def _first_contract(paths: Sequence[Path]) -> Contract:
             return contract
         break
     raise UserError(f"{paths[0]}: embeds no contract; name one with --contract.")
-
-
-def _topics(texts: Sequence[str]) -> dict[str, str]:
-    topics = {}
-    for text in texts:
-        key, separator, topic = text.partition(":=")
-        if not separator or not key:
-            raise UserError(f"{text}: expected KEY:=TOPIC, such as image:=/front/image_raw.")
-        topics[key] = topic
-    return topics
 
 
 def _seconds(text: str) -> tuple[float, ...]:
