@@ -99,6 +99,8 @@ class TopicSpec:
     topic: str = ""
     type: str = ""
     contract: Literal["", "observation", "auxiliary", "action", "goal", "reward", "recorded"] = ""
+    optional: bool = False
+    """Whether a node that subscribes is ready for an episode without a publisher of it."""
 
 
 @dataclass(frozen=True)
@@ -145,6 +147,7 @@ class Endpoint:
     topic: str
     type: str
     qos: QosName
+    optional: bool = False
 
 
 def endpoints(specs: tuple[TopicSpec, ...], contract: Contract) -> dict[str, Endpoint]:
@@ -152,7 +155,7 @@ def endpoints(specs: tuple[TopicSpec, ...], contract: Contract) -> dict[str, End
     found: dict[str, Endpoint] = {}
     for spec in specs:
         if not spec.contract:
-            found[spec.topic] = Endpoint(spec.topic, spec.type, spec.qos)
+            found[spec.topic] = Endpoint(spec.topic, spec.type, spec.qos, spec.optional)
             continue
         named: dict[str, str]
         if spec.contract == "recorded":
@@ -165,7 +168,7 @@ def endpoints(specs: tuple[TopicSpec, ...], contract: Contract) -> dict[str, End
             named = {key.topic: key.type for key in getattr(contract, spec.contract).values()}
         for topic, message_type in named.items():
             # A topic that two keys share keeps the first profile.
-            found.setdefault(topic, Endpoint(topic, message_type, spec.qos))
+            found.setdefault(topic, Endpoint(topic, message_type, spec.qos, spec.optional))
     return found
 
 

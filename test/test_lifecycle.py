@@ -49,19 +49,19 @@ def test_an_episode_from_beginning_to_end() -> None:
     assert one.acknowledged("reward", 7, 0.2) == [Reset(7, 40)]
     assert one.reset_done(7, STAMP, 0.5) == [Start(7, 40, STAMP)]
     assert judged(one, 0, reward=100.0) == []  # of the first observation: nothing was done for it
-    assert one.guarded(STAMP, False, 1.1) == []
+    assert one.guarded(STAMP, 1.1) == []
     assert judged(one, 1, reward=0.5) == []
     end = End(7, 40, STAMP + 2 * PERIOD, "success", 2, 1.5, 0.2, running_seconds=2.5, wall_seconds=3.0)
     assert judged(one, 2, reward=1.0, success=True) == [end]
-    assert one.guarded(STAMP + PERIOD, False, 3.1) == []  # the last observation is not answered yet
-    assert one.guarded(STAMP + 2 * PERIOD, False, 3.2) == [Finished()]
+    assert one.guarded(STAMP + PERIOD, 3.1) == []  # the last observation is not answered yet
+    assert one.guarded(STAMP + 2 * PERIOD, 3.2) == [Finished()]
     assert one.phase is Phase.DONE
     assert one.waited(1e9) == []
 
 
 def test_the_end_follows_at_once_where_the_guard_was_faster_than_the_judge() -> None:
     one = running(lifecycle())
-    assert one.guarded(STAMP + PERIOD, False, 1.0) == []
+    assert one.guarded(STAMP + PERIOD, 1.0) == []
     assert [type(step) for step in judged(one, 1, success=True)] == [End, Finished]
 
 
@@ -85,32 +85,53 @@ def test_a_rejected_action_is_a_fault_and_ends_the_episode() -> None:
     one = running(lifecycle())
     judged(one, 0)
     judged(one, 1, reward=0.5)
-    end, done = one.guarded(STAMP + PERIOD, True, 2.5)
+    end, done = one.guard_changed(STAMP + PERIOD, True, 2.5)
     assert isinstance(end, End)
     assert (end.stamp, end.outcome, end.steps, end.total_reward) == (STAMP + PERIOD, "fault", 1, 0.5)
     assert done == Finished()
 
 
+def test_a_rejection_that_does_not_last_is_no_fault() -> None:
+    one = running(EpisodeLifecycle(1, 40, 7, ("policy", "reward"), False, PATIENCE, fault_after=0.25))
+    assert one.guard_changed(STAMP, True, 1.0) == []
+    assert one.guard_changed(STAMP + 2 * PERIOD, True, 1.2) == []
+    assert one.guard_changed(STAMP + 3 * PERIOD, False, 1.3) == []  # it accepts again
+    assert one.guard_changed(STAMP + 4 * PERIOD, True, 1.4) == []
+    assert one.guard_changed(STAMP + 6 * PERIOD, True, 1.6) == []
+    end, _ = one.guard_changed(STAMP + 7 * PERIOD, True, 1.7)
+    assert isinstance(end, End)
+    assert end.outcome == "fault"
+
+
+def test_a_policy_that_is_dead_is_a_fault_though_no_further_action_is_rejected() -> None:
+    one = running(EpisodeLifecycle(1, 40, 7, ("policy", "reward"), False, PATIENCE, fault_after=0.25))
+    assert one.guard_changed(STAMP + PERIOD, True, 1.0) == []  # the watchdog
+    assert one.waited(1.4) == []
+    end, _ = one.waited(1.5)
+    assert isinstance(end, End)
+    assert end.outcome == "fault"
+
+
 def test_a_rejection_that_belongs_to_no_running_episode_is_no_fault() -> None:
     one = lifecycle()
     one.begin(0.0)
-    assert one.guarded(STAMP, True, 0.1) == []
+    assert one.guard_changed(STAMP, True, 0.1) == []
     prepared(one)
     one.reset_done(7, STAMP, 0.3)
-    assert one.guarded(STAMP - 1, True, 0.4) == []  # answers an observation of before
+    assert one.guard_changed(STAMP - 1, True, 0.4) == []  # answers an observation of before
     assert one.phase is Phase.RUNNING
 
 
 def test_the_next_episode_has_the_next_number_and_seed() -> None:
     one = running(lifecycle(episodes=3))
-    one.guarded(STAMP + PERIOD, False, 1.0)
+    one.guarded(STAMP + PERIOD, 1.0)
     end, prepare = judged(one, 1, success=True)
     assert (end.number, prepare) == (7, Prepare(8, 41))
     assert prepared(one) == [Reset(8, 41)]
     second = STAMP + 100 * PERIOD
     assert one.reset_done(8, second, 5.0) == [Start(8, 41, second)]
     one.judged(second + PERIOD, 0.25, False, False, False, 6.0)
-    end, prepare = one.guarded(second + PERIOD, True, 7.0)
+    end, prepare = one.guard_changed(second + PERIOD, True, 7.0)
     assert (end.steps, end.total_reward) == (1, 0.25)  # nothing is left of the first
     assert prepare == Prepare(9, 42)
 
@@ -118,7 +139,7 @@ def test_the_next_episode_has_the_next_number_and_seed() -> None:
 def test_without_a_number_of_episodes_there_is_always_a_next() -> None:
     one = running(lifecycle(episodes=0))
     for number in range(8, 20):
-        steps = one.guarded(STAMP, True, 1.0)
+        steps = one.guard_changed(STAMP, True, 1.0)
         assert steps[-1] == Prepare(number, 40 + number - 7)
         prepared(one)
         one.reset_done(number, STAMP, 1.0)
@@ -144,7 +165,7 @@ def test_answers_for_another_episode_or_phase_are_ignored() -> None:
 
 def test_the_last_bag_is_awaited() -> None:
     one = running(lifecycle(recorded=True))
-    one.guarded(STAMP + PERIOD, False, 1.0)
+    one.guarded(STAMP + PERIOD, 1.0)
     assert [type(step) for step in judged(one, 1, success=True)] == [End]
     assert one.phase is Phase.FINISHING
     assert one.bag_closed(6, 3.0) == []
@@ -153,11 +174,11 @@ def test_the_last_bag_is_awaited() -> None:
 
 def test_earlier_bags_hold_up_no_episode_but_the_end_of_all() -> None:
     one = running(lifecycle(episodes=2, recorded=True))
-    one.guarded(STAMP, False, 1.0)
-    assert [type(step) for step in one.guarded(STAMP + 1, True, 1.0)] == [End, Prepare]
+    one.guarded(STAMP, 1.0)
+    assert [type(step) for step in one.guard_changed(STAMP + 1, True, 1.0)] == [End, Prepare]
     prepared(one)
     one.reset_done(8, STAMP, 1.0)
-    assert [type(step) for step in one.guarded(STAMP + 2, True, 1.0)] == [End]
+    assert [type(step) for step in one.guard_changed(STAMP + 2, True, 1.0)] == [End]
     assert one.bag_closed(8, 2.0) == []
     assert one.bag_closed(7, 2.0) == [Finished()]
 
@@ -166,7 +187,7 @@ def test_a_bag_that_is_closed_before_the_guard_answered_is_not_awaited_again() -
     one = running(lifecycle(recorded=True))
     assert [type(step) for step in judged(one, 1, success=True)] == [End]
     assert one.bag_closed(7, 2.5) == []
-    assert one.guarded(STAMP + PERIOD, False, 3.0) == [Finished()]
+    assert one.guarded(STAMP + PERIOD, 3.0) == [Finished()]
 
 
 def failure(one: EpisodeLifecycle, hint: str = "") -> str:
@@ -217,7 +238,7 @@ def test_a_guard_that_does_not_answer_is_told() -> None:
 
 def test_a_bag_that_is_not_closed_is_told() -> None:
     one = running(lifecycle(recorded=True))
-    one.guarded(STAMP + PERIOD, False, 1.0)
+    one.guarded(STAMP + PERIOD, 1.0)
     judged(one, 1, success=True)
     assert "the recorder did not close: [7]; is it running, and the disk full?" in failure(one)
 

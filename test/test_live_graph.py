@@ -141,15 +141,16 @@ def test_a_camera_that_never_publishes_is_named(tmp_path: Path) -> None:
     contract.write_text(Contract.load("grasp").to_yaml().replace("/camera/image_raw", "/elsewhere/image_raw"))
     failed = rl_ros("up", "grasp", "lockstep:=true", f"contract:={contract}", "patience:=4.0")
     assert failed.returncode == 3
-    assert "waited 4 s: no observation was judged" in failed.stdout
-    assert "nothing recent on /elsewhere/image_raw" in failed.stdout
+    assert "waited 4 s: no answer from: policy, reward" in failed.stdout
+    assert "no publisher on /elsewhere/image_raw" in failed.stdout
     assert "Traceback" not in failed.stdout
 
 
 def test_a_graph_without_an_arm_says_so() -> None:
     failed = rl_ros("up", "grasp", "robot:=real", "patience:=3.0")
     assert failed.returncode == 3
-    assert "nothing reset the arm" in failed.stdout
+    assert "no answer from: arm_guard, policy, reward" in failed.stdout
+    assert "no publisher on /camera/image_raw" in failed.stdout
 
 
 def test_mistakes_are_one_sentence_and_status_two(tmp_path: Path) -> None:

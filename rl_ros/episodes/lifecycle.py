@@ -8,6 +8,9 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from enum import Enum
 
+DEAD_SECONDS = 0.5
+"""How long the guard may hold the arm still, with no further action to reject, until the episode is a fault."""
+
 
 class Phase(Enum):
     """What is being waited for."""
@@ -84,18 +87,30 @@ class EpisodeLifecycle:
         required: nodes that must acknowledge before the world is reset.
         recorded: whether each bag must be closed before all is finished.
         patience: s to wait for anything.
+        fault_after: s that the guard rejects everything until the episode ends as a fault; 0 ends it at the first.
     """
 
     def __init__(
-        self, episodes: int, seed: int, first: int, required: Collection[str], recorded: bool, patience: float
+        self,
+        episodes: int,
+        seed: int,
+        first: int,
+        required: Collection[str],
+        recorded: bool,
+        patience: float,
+        fault_after: float = 0.0,
     ) -> None:
         self.episodes, self.seed, self.first = episodes, seed, first
         self.required, self.recorded, self.patience = frozenset(required), recorded, patience
+        self.fault_after = round(fault_after * 1e9)
         self.phase = Phase.PREPARING
         self.number = first - 1
         self._acknowledged: set[str] = set()
         self._unclosed: set[int] = set()
         self._guard_stamp = -1
+        self._rejected: int | None = None
+        """Stamp of the first of the rejections that last."""
+        self._rejected_at = 0.0
         self._since = 0.0
 
     @property
@@ -126,6 +141,7 @@ class EpisodeLifecycle:
             return []
         self._start = self._judged = stamp
         self._steps, self._total, self._started = 0, 0.0, now
+        self._rejected = None
         self._enter(Phase.RUNNING, now)
         return [Start(self.number, self._seed, stamp)]
 
@@ -144,11 +160,24 @@ class EpisodeLifecycle:
             return self._end("success" if success else "timeout" if truncated else "failure", now)
         return []
 
-    def guarded(self, stamp: int, rejected: bool, now: float) -> list[Step]:
-        """The guard answered the action of that stamp; a rejection is a fault and ends the episode."""
+    def guarded(self, stamp: int, now: float) -> list[Step]:
+        """The guard answered the action of that stamp, with whatever command."""
         self._guard_stamp = max(self._guard_stamp, stamp)
-        if self.phase is Phase.RUNNING and rejected and stamp >= self._start:
-            return self._end("fault", now)
+        return self._after_end(now)
+
+    def guard_changed(self, stamp: int, rejected: bool, now: float) -> list[Step]:
+        """The guard begins or goes on to reject, or accepts again. Rejections that last are a fault.
+
+        A single late action costs a moment of holding still, not the episode.
+        """
+        self._guard_stamp = max(self._guard_stamp, stamp)
+        if self.phase is Phase.RUNNING and stamp >= self._start:
+            if not rejected:
+                self._rejected = None
+            elif self._rejected is None:
+                self._rejected, self._rejected_at = stamp, now
+            if self._rejected is not None and stamp - self._rejected >= self.fault_after:
+                return self._end("fault", now)
         return self._after_end(now)
 
     def bag_closed(self, number: int, now: float) -> list[Step]:
@@ -161,6 +190,12 @@ class EpisodeLifecycle:
 
     def waited(self, now: float, hint: str = "") -> list[Step]:
         """Time passes; fails if it was too long. `hint` is what is known of the reason."""
+        if (
+            self.phase is Phase.RUNNING
+            and self._rejected is not None
+            and now - self._rejected_at >= max(self.fault_after * 1e-9, DEAD_SECONDS)
+        ):
+            return self._end("fault", now)  # no action comes any more to be rejected: the policy is dead
         if self.phase is Phase.DONE or now - self._since < self.patience:
             return []
         missing = ", ".join(sorted(self.required - self._acknowledged))

@@ -49,6 +49,7 @@ class ArmGuard(Node):
             self.listen(topic, lambda cdr, topic=topic: self.answer(self.actions.push(topic, cdr)))  # type: ignore[misc]
         self.listen("joint_states", self.on_joints)
         self.listen("emergency_stop", self.on_emergency_stop)
+        self.listen("episode/event", self.on_event)
         self.create_service(Trigger, "arm_guard/rearm", self.on_rearm)
         self.steady_timer(self.settings["watchdog"] / 4, self.on_watchdog)
 
@@ -87,6 +88,18 @@ class ArmGuard(Node):
             self.last_action = None
             detail = f"no valid action for {self.settings['watchdog']:g} s"
             self.publish(self.measured_stamp, self.guard.hold(self.measured, self.gripper, Code.WATCHDOG, detail))
+
+    def on_event(self, cdr: bytes) -> None:
+        """An episode is about to begin."""
+        event = messages.status_of(cdr)
+        if event.name == "prepare":
+            self.get_ready(int(event.values["episode"]))
+
+    def lacks(self) -> str:
+        """As for every node; and to know where the arm is."""
+        return super().lacks() or (
+            "" if self.measured is not None or self.settings["lossless"] else "nothing yet on /joint_states"
+        )
 
     def on_emergency_stop(self, cdr: bytes) -> None:
         """True stops at once; False does not start again, re-arming does."""

@@ -17,8 +17,14 @@ from rclpy.subscription import Subscription
 from rclpy.timer import Timer
 
 from rl_ros.contract import Contract
+from rl_ros.episodes import messages
 from rl_ros.errors import UserError
 from rl_ros.graph import QosName, Value, endpoints, node_specs, qos
+
+ACKNOWLEDGE = "episode/acknowledge"
+"""Where a node says that it is ready for an episode."""
+ACKNOWLEDGE_SECONDS = 0.05
+"""How often a node that is not ready looks again."""
 
 
 @cache
@@ -77,6 +83,10 @@ class Node(rclpy.node.Node):
         self._listenable = endpoints(self._spec.subscribes, self.contract)
         self.exit_code: int | None = None
         """Set to end the process this node lives in."""
+        self.preparing: int | None = None
+        """Number of the episode that is to be acknowledged."""
+        if ACKNOWLEDGE in self._senders:
+            self.steady_timer(ACKNOWLEDGE_SECONDS, self._acknowledge)
 
     def send(self, topic: str, cdr: bytes) -> None:
         """Publish CDR bytes on one of the node's topics."""
@@ -129,6 +139,32 @@ class Node(rclpy.node.Node):
             )
 
         return take
+
+    def get_ready(self, number: int) -> None:
+        """Acknowledge the episode of this number as soon as the node is ready for it."""
+        self.preparing = number
+        self._acknowledge()
+
+    def lacks(self) -> str:
+        """What the node still waits for before an episode, such as a topic without a publisher; empty when ready.
+
+        A publisher found later would lose its first messages.
+        """
+        silent = [
+            topic
+            for topic, subscription in self.listening.items()
+            if not self._listenable[topic].optional and not subscription.get_publisher_count()
+        ]
+        return f"no publisher on {', '.join(silent)}" if silent else ""
+
+    def _acknowledge(self) -> None:
+        if self.preparing is None:
+            return
+        if lacking := self.lacks():
+            self.send("diagnostics", messages.status_cdr(0, self.get_name(), lacking, {}, messages.ERROR))
+            return
+        self.send(ACKNOWLEDGE, messages.joint_state_cdr(0, [self.get_name()], [self.preparing]))
+        self.preparing = None
 
     def steady_timer(self, period: float, callback: Callable[[], None]) -> Timer:
         """A timer that fires every `period` s whatever ROS time does."""

@@ -21,9 +21,10 @@ class EpisodeManager(Node):
             settings["episodes"],
             settings["seed"],
             settings["first_episode"],
-            ("policy", "reward", "recorder") if settings["recorded"] else ("policy", "reward"),
+            ("policy", "reward", "arm_guard", *(["recorder"] if settings["recorded"] else [])),
             settings["recorded"],
             settings["patience"],
+            settings["fault_after"],
         )
         self.listen(self.contract.reward.topic, self.on_judgement)
         self.listen("episode/acknowledge", self.on_acknowledge)
@@ -99,14 +100,14 @@ class EpisodeManager(Node):
 
     def on_command(self, cdr: bytes) -> None:
         """The guard answered an action."""
-        self.act(self.lifecycle.guarded(messages.stamp_of(cdr), False, steady()))
+        self.act(self.lifecycle.guarded(messages.stamp_of(cdr), steady()))
 
     def on_guard(self, cdr: bytes) -> None:
-        """The guard does something else than before; an error is a fault."""
+        """The guard does something else than before."""
         state = messages.status_of(cdr)
-        if state.level == messages.ERROR:
+        if rejects := state.level == messages.ERROR:
             self.get_logger().warning(f"arm_guard: {state.name}: {state.text}")
-            self.act(self.lifecycle.guarded(state.stamp, True, steady()))
+        self.act(self.lifecycle.guard_changed(state.stamp, rejects, steady()))
 
     def on_latency(self, cdr: bytes) -> None:
         """Seconds from each observation to its command, of one episode."""

@@ -62,7 +62,7 @@ class Policy(Node):
             self.gate.prepare()
             number, seed = int(event.values["episode"]), int(event.values["seed"])
             self.actor.reset(seed)
-            self.send("episode/acknowledge", messages.joint_state_cdr(0, [self.get_name()], [number]))
+            self.get_ready(number)
         elif event.name == "start":
             self.last_tick = steady()
             self.answer(self.gate.begin(event.stamp))

@@ -13,6 +13,8 @@ from rl_ros.nodes.base import Node, Polled, steady
 EVENTS = "/episode/event"
 POLL_SECONDS = 0.01
 """How often messages are taken; far less than what the queues of 1000 messages hold."""
+HEARING_SECONDS = 1.0
+"""How long sensors that have publishers may stay silent before an episode is recorded all the same."""
 REPEAT_SECONDS = 1.0
 """How often faults that last are raised again."""
 
@@ -49,8 +51,10 @@ class Recorder(Node):
         self.sources = {topic: self.poll(topic) for topic in {EVENTS: None, **self.episodes.topics}}
         self.announced: int | None = None
         """Number of the last episode that was announced."""
-        self.preparing: int | None = None
-        """Number of the episode that is to be acknowledged once every topic has a publisher."""
+        self.prepared_at = 0.0
+        keys = self.contract.observation | self.contract.auxiliary
+        self.unheard = set() if self.settings["lossless"] else {key.topic for key in keys.values()}
+        """Sensors, in real time, that nothing has come from yet."""
         self.faults: dict[str, str] = {}
         self.raised = steady()
         self.steady_timer(POLL_SECONDS, self.on_poll)
@@ -65,11 +69,12 @@ class Recorder(Node):
                     self.receive(topic, message)
                 if topic == EVENTS:
                     self.on_event(message.cdr, known)
-        if self.announced != known:
-            self.acknowledge()
+        if self.announced is not None and self.announced != known:
+            self.get_ready(self.announced)
 
     def receive(self, topic: str, message: Polled) -> None:
         """One message of any topic."""
+        self.unheard.discard(topic)
         stamp = messages.stamp_of(message.cdr)
         if self.settings["log_time_from_stamp"]:
             logged = stamp
@@ -91,14 +96,14 @@ class Recorder(Node):
             return
         number = int(event.values["episode"])
         if event.name == "prepare":
-            self.announced = self.preparing = number
+            self.announced = number
         elif event.name == "start" and number == known:
             self.episodes.begin(number, event.stamp, {"seed": event.values["seed"]})
         elif event.name == "end":
             self.episodes.end(number, event.stamp, event.values["outcome"])
 
     def on_time(self) -> None:
-        """Say which bags are closed, what is wrong with those that are not, and whether all topics are there."""
+        """Say which bags are closed, and what is wrong with those that are not."""
         try:
             finished = self.episodes.finished()
         except OSError as error:
@@ -106,19 +111,17 @@ class Recorder(Node):
         for episode in finished:
             self.announce(episode)
         self.raise_faults()
-        self.acknowledge()
 
-    def acknowledge(self) -> None:
-        """Ready for an episode once every topic has a publisher: one found later would lose messages."""
-        if self.preparing is None:
-            return
-        silent = [topic for topic, subscription in self.listening.items() if not subscription.get_publisher_count()]
-        if silent:
-            text = f"no publisher on {', '.join(silent)}"
-            self.send("diagnostics", messages.status_cdr(0, "recorder", text, {}, messages.ERROR))
-            return
-        self.send("episode/acknowledge", messages.joint_state_cdr(0, [self.get_name()], [self.preparing]))
-        self.preparing = None
+    def get_ready(self, number: int) -> None:
+        """As for every node; remembers when."""
+        self.prepared_at = steady()
+        super().get_ready(number)
+
+    def lacks(self) -> str:
+        """As for every node; and a sensor that is there but not heard yet, for a while: a replay waits for us."""
+        if self.unheard and steady() - self.prepared_at < HEARING_SECONDS:
+            return f"nothing yet on {', '.join(sorted(self.unheard))}"
+        return super().lacks()
 
     def raise_faults(self) -> None:
         """One diagnostic with all that is wrong: when that changes, and again while it lasts."""

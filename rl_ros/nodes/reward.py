@@ -49,8 +49,7 @@ class Reward(Node):
         event = messages.status_of(cdr)
         if event.name == "prepare":
             self.gate.prepare()
-            number = int(event.values["episode"])
-            self.send("episode/acknowledge", messages.joint_state_cdr(0, [self.get_name()], [number]))
+            self.get_ready(int(event.values["episode"]))
         elif event.name == "start":
             self.start = event.stamp
             self.judge(self.gate.begin(event.stamp))
