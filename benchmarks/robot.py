@@ -170,7 +170,11 @@ class Robot:
     def prepare(self, number: int) -> None:
         """Announce an episode and wait until the recorder is ready for it."""
         self._say("prepare", 0, number)
-        self.until(lambda: number in self._acknowledged, f"no acknowledgement of episode {number}")
+        # The sensors of a robot run before an episode does, and the recorder waits to hear them.
+        self.until(
+            lambda: self.run(1.0 / IMAGE_RATE) and number in self._acknowledged,
+            f"no acknowledgement of episode {number}",
+        )
 
     def begin(self, number: int) -> int:
         """The episode begins now; returns its first stamp."""

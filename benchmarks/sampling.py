@@ -3,8 +3,8 @@
     .venv/bin/python benchmarks/sampling.py [--quick]
 
 A transition is 25 numbers of observation and 3 of position, as many of the next observation, 4 of action, 3 of goal,
-reward, terminated and truncated. Our batches are drawn and taken four at a time, and the time of a batch includes all
-of that; the peers draw one at a time, as they offer nothing else. They need `make bench-setup`.
+reward, terminated and truncated. Our batches are drawn and taken sixteen at a time, and the time of a batch includes
+all of that; the peers draw one at a time, as they offer nothing else. They need `make bench-setup`.
 
 The last line is a JSON object: `plain_ms`, `her_ms`, `sb3_her_ms`, `d3rlpy_ms`.
 """
@@ -25,7 +25,7 @@ from rl_ros.episodes.hindsight import Hindsight, relabelled_share
 from rl_ros.episodes.memory import Columns, ReplayMemory
 
 BATCH, LENGTH, OBSERVATION, ACTION, GOAL = 256, 50, 25, 4, 3
-AT_ONCE = 4
+AT_ONCE = 16
 """Batches of a block."""
 BARS = {"plain_ms": 0.03, "her_ms": 0.08}
 PEER_PYTHON = Path(__file__).parents[1] / ".venv-bench/bin/python"

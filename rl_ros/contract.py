@@ -284,7 +284,8 @@ class Contract:
         topics: dict[str, Recorded] = {}
         for key in (*self.observation.values(), *self.auxiliary.values(), *self.reward_keys.values()):
             topics[key.topic] = Recorded(key.type, every_tick=True)
-        topics[self.goal.desired_goal.topic] = Recorded(self.goal.desired_goal.type)
+        goal = self.goal.desired_goal
+        topics[goal.topic] = Recorded(goal.type, every_tick=goal.alignment != "held")
         for channel in self.action.values():
             topics[channel.topic] = Recorded(channel.type, every_tick=True)
         return topics | self.record

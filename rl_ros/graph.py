@@ -7,8 +7,9 @@ returns, so they cannot differ.
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
+from pathlib import Path
 from typing import Any, Literal
 
 from rl_ros import schema
@@ -18,7 +19,7 @@ from rl_ros.resources import share_directory, share_file
 
 ParameterType = Literal["string", "bool", "integer", "double", "double_array"]
 Value = str | bool | int | float | tuple[float, ...]
-QosName = Literal["sensor", "state", "command", "event", "latched", "recorded"]
+QosName = Literal["sensor", "state", "command", "event", "latched", "recorded", "recorded_sensor"]
 
 
 @dataclass(frozen=True)
@@ -40,8 +41,10 @@ QOS: dict[QosName, Qos] = {
     "command": Qos(reliable=True, transient_local=False, depth=10),
     "event": Qos(reliable=True, transient_local=True, depth=32),
     "latched": Qos(reliable=True, transient_local=True, depth=1),
-    # Matches whatever is offered; deep, because a recorder may lag but must not lose.
-    "recorded": Qos(reliable=False, transient_local=False, depth=1000),
+    # Deep, because a recorder may lag but must not lose. It asks for what the publisher is declared to offer: asking
+    # for less loses messages under load, asking for more hears nothing.
+    "recorded": Qos(reliable=True, transient_local=False, depth=1000),
+    "recorded_sensor": Qos(reliable=False, transient_local=False, depth=1000),
 }
 LOSSLESS = Qos(reliable=True, transient_local=True, depth=64)
 """In lockstep a lost message stalls the graph, and the first ones must reach a subscriber found late."""
@@ -98,7 +101,7 @@ class TopicSpec:
     qos: QosName
     topic: str = ""
     type: str = ""
-    contract: Literal["", "observation", "auxiliary", "action", "goal", "reward", "recorded"] = ""
+    contract: Literal["", "observation", "auxiliary", "action", "goal", "reward", "reference", "recorded"] = ""
     optional: bool = False
     """Whether a node that subscribes is ready for an episode without a publisher of it."""
 
@@ -157,19 +160,40 @@ def endpoints(specs: tuple[TopicSpec, ...], contract: Contract) -> dict[str, End
         if not spec.contract:
             found[spec.topic] = Endpoint(spec.topic, spec.type, spec.qos, spec.optional)
             continue
-        named: dict[str, str]
         if spec.contract == "recorded":
-            named = {topic: recorded.type for topic, recorded in contract.recorded_topics().items()}
-        elif spec.contract == "reward":
+            offered = offered_profiles(contract)
+            for topic, recorded in contract.recorded_topics().items():
+                reliable = topic in offered and QOS[offered[topic]].reliable
+                listens: QosName = "recorded" if reliable else "recorded_sensor"
+                found.setdefault(topic, Endpoint(topic, recorded.type, listens, spec.optional))
+            continue
+        named: dict[str, str]
+        profile = spec.qos
+        if spec.contract == "reward":
             named = {contract.reward.topic: "sensor_msgs/msg/JointState"}
         elif spec.contract == "goal":
-            named = {contract.goal.desired_goal.topic: contract.goal.desired_goal.type}
+            goal = contract.goal.desired_goal
+            named = {goal.topic: goal.type}
+            # One that every tick is given is a stream like any other, not the one message that late joiners need.
+            profile = spec.qos if goal.alignment == "held" else "state"
+        elif spec.contract == "reference":
+            reference = contract.observation[contract.reference]
+            named = {reference.topic: reference.type}
         else:
             named = {key.topic: key.type for key in getattr(contract, spec.contract).values()}
         for topic, message_type in named.items():
             # A topic that two keys share keeps the first profile.
-            found.setdefault(topic, Endpoint(topic, message_type, spec.qos, spec.optional))
+            found.setdefault(topic, Endpoint(topic, message_type, profile, spec.optional))
     return found
+
+
+def offered_profiles(contract: Contract) -> dict[str, QosName]:
+    """The profile that the node of rl_ros which publishes a topic offers, by the topic's absolute name."""
+    return {
+        f"/{topic.lstrip('/')}": endpoint.qos
+        for spec in node_specs().values()
+        for topic, endpoint in endpoints(spec.publishes, contract).items()
+    }
 
 
 @dataclass(frozen=True)
@@ -204,13 +228,19 @@ class GraphNode:
 
 @dataclass(frozen=True)
 class Graph:
-    """A graph as declared in `config/graphs/*.yaml`."""
+    """A graph as declared in `config/graphs/*.yaml`: by its nodes, or by what it does otherwise than another."""
 
     name: str
-    arguments: dict[str, Argument]
-    nodes: dict[str, GraphNode]
+    arguments: dict[str, Argument] = field(default_factory=dict)
+    nodes: dict[str, GraphNode] = field(default_factory=dict)
     common: dict[str, Any] = field(default_factory=dict)
     variables: dict[str, Variable] = field(default_factory=dict)
+    like: str = ""
+    """The graph that it is like, but for the defaults below."""
+    defaults: dict[str, str] = field(default_factory=dict)
+    """Of arguments, by name."""
+    shipped: dict[str, str] = field(default_factory=dict)
+    """Directories of ours that are the default of an argument where they are there, such as `policies/reach`."""
 
 
 @dataclass(frozen=True)
@@ -249,7 +279,17 @@ def load_graph(name: str) -> Graph:
     if not path.is_file():
         known = ", ".join(sorted(p.stem for p in path.parent.glob("*.yaml")))
         raise UserError(f"no graph is named '{name}'; there are: {known}.")
-    return schema.load(Graph, path)
+    graph = schema.load(Graph, path)
+    if not graph.like:
+        return graph
+    base = load_graph(graph.like)
+    ours = {key: str(share_directory() / directory) for key, directory in graph.shipped.items()}
+    defaults = graph.defaults | {key: directory for key, directory in ours.items() if Path(directory).is_dir()}
+    for key in defaults:
+        if key not in base.arguments:
+            raise UserError(f"{path}: defaults: {_no_argument(key, base.arguments)}")
+    arguments = {key: replace(a, default=defaults.get(key, a.default)) for key, a in base.arguments.items()}
+    return replace(base, name=graph.name, arguments=arguments)
 
 
 def parse_arguments(texts: list[str], example: str = "robot:=pybullet") -> dict[str, str]:
@@ -333,7 +373,7 @@ def _values(graph: Graph, given: Mapping[str, str]) -> dict[str, str]:
     return values
 
 
-def _no_argument(key: str, values: Mapping[str, str]) -> str:
+def _no_argument(key: str, values: Mapping[str, object]) -> str:
     return f"'{key}' is not an argument; there are: {', '.join(values)}."
 
 

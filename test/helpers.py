@@ -1,8 +1,11 @@
 """Shared by the tests: waiting with a bound, and one small episode of the grasp contract as raw messages."""
 
 import dataclasses
+import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 
@@ -25,6 +28,17 @@ def wait_for(condition: Callable[[], object], seconds: float = 10.0) -> bool:
         if time.monotonic() > deadline:
             return False
     return True
+
+
+@contextmanager
+def started(command: Sequence[str], **how: Any) -> Iterator[subprocess.Popen[str]]:
+    """A process that ends with the block, also where an assertion in it fails."""
+    with subprocess.Popen(command, text=True, **how) as process:
+        try:
+            yield process
+        finally:
+            if process.poll() is None:
+                process.terminate()
 
 
 def small_contract() -> Contract:

@@ -135,6 +135,33 @@ def test_loss_is_counted_for_each_publisher() -> None:
     assert [counter.lost_before(*each) for each in heard] == [0, 0, 0, 2, 0, 1, 0]
 
 
+def test_silence_at_the_end_is_loss_at_the_rate_of_the_topic() -> None:
+    health = EpisodeHealth(TOPICS, 10.0, START, True)
+    for message in range(100):
+        health.receive("/camera", START + message * PERIOD)
+        if message < 60:
+            health.receive("/action", START + message * PERIOD)
+        for half in range(2 if message < 80 else 0):
+            health.receive("/joints", START + message * PERIOD + half * PERIOD // 2)
+    # What sequence numbers tell of the silence is the same loss, not more of it.
+    health.lose("/action", 10)
+    health.finish(START + 99 * PERIOD)
+    assert {topic: told["lost"] for topic, told in health.summary().items()} == {
+        "/camera": 0,
+        "/joints": 39,
+        "/action": 40,
+    }
+    assert health.damage()["end /action"] == "/action: nothing in the last 4 s of the episode"
+
+
+def test_the_last_tick_may_be_stamped_a_little_after_the_last_message() -> None:
+    health = EpisodeHealth(TOPICS, 10.0, START, True)
+    for topic in TOPICS:
+        health.receive(topic, START)
+    health.finish(START + PERIOD // 3)
+    assert health.damage() == {}
+
+
 def test_without_sequence_numbers_gaps_between_stamps_are_loss() -> None:
     health = EpisodeHealth(TOPICS, 10.0, START, True)
     ticks = [0, 1, 2, 3, 6, 7, 8, 10]

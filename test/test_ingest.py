@@ -365,6 +365,64 @@ def test_stamps_that_go_backwards_are_counted_and_the_rest_is_used(contract: Con
     assert "/tool/pose went back in time (two publishers, or a clock that was set) (2 times)" in episode.problems
 
 
+def test_a_clock_that_goes_back_cuts_a_bag_and_both_parts_are_kept(contract: Contract) -> None:
+    # The last judgement of each part comes when the next part has begun already.
+    back = [START, START - 100 * PERIOD, START - 102 * PERIOD]
+    episodes, refused = read_all(in_memory(contract, several(contract, tuple(back))), contract)
+    assert firsts(episodes) == [(start, 3) for start in back]
+    assert [episode.terminated.tolist() for episode in episodes] == [[False, False, True, False]] * 3
+    assert [episode.problems for episode in episodes] == [
+        (),
+        ("begins where the clock went back by 10.30 s",),
+        ("begins where the clock went back by 0.50 s",),
+    ]
+    assert [episode.outcome for episode in episodes] == ["unfinished"] * 3
+    assert refused == []
+
+
+def test_of_a_clock_that_went_back_the_sound_part_is_kept_and_the_other_refused(contract: Contract) -> None:
+    sound = episode_messages(contract, 4)
+    blind = [raw for raw in episode_messages(contract, 5, START - 50 * PERIOD) if raw[0] != "/tool/pose"]
+    episodes, refused = read_all(in_memory(contract, [*sound, *blind]), contract)
+    assert firsts(episodes) == [(START, 3)]
+    assert len(refused) == 1
+    assert "nothing on /tool/pose" in refused[0]
+    assert "begins where the clock went back by 5.30 s" in refused[0]
+
+
+def test_a_clock_that_goes_back_between_told_episodes_leaves_each_whole(contract: Contract) -> None:
+    back = (START, START - 100 * PERIOD)
+    raw = several(contract, back)
+    for number, start in enumerate(back):
+        about = {"episode": str(number), "seed": "0", "outcome": "success"}
+        for name, stamp in (("start", start - 1), ("end", start + 3 * PERIOD)):
+            raw.append(("/episode/event", stamp, messages.status_cdr(stamp, name, "", about)))
+    bag = in_memory(contract, raw, **{"episode/event": "diagnostic_msgs/msg/DiagnosticArray"})
+    episodes, refused = read_all(bag, contract)
+    assert sorted(firsts(episodes)) == [(start, 3) for start in sorted(back)]
+    assert refused == []
+
+
+def test_a_late_picture_or_a_second_camera_is_no_clock_that_goes_back(contract: Contract) -> None:
+    raw = episode_messages(contract, TICKS)
+    pictures = [each for each in raw if each[0] == "/camera/image_raw"]
+    late = [*raw[:20], *pictures[:2], *raw[20:]]
+    second = [("/camera/image_raw", s - 100 * PERIOD, stamped(cdr, s - 100 * PERIOD)) for _, s, cdr in pictures]
+    mixed = list(raw)
+    for picture, other in zip(pictures, second, strict=True):
+        mixed.insert(mixed.index(picture) + 1, other)
+    for messages_of_it in (late, mixed):
+        episode = read_episode(in_memory(contract, messages_of_it), contract)
+        assert ((episode.stamps - START) // PERIOD).tolist() == list(range(TICKS))
+        assert any("/camera/image_raw went back in time" in problem for problem in episode.problems)
+
+
+def stamped(cdr: bytes, stamp: int) -> bytes:
+    """The message with another stamp."""
+    seconds, nanoseconds = divmod(stamp, 1_000_000_000)
+    return cdr[:4] + seconds.to_bytes(4, "little") + nanoseconds.to_bytes(4, "little") + cdr[12:]
+
+
 def test_a_clock_that_jumps_cuts_the_transition_across_the_jump(contract: Contract) -> None:
     hour = 36_000 * PERIOD
     raw = episode_messages(contract, 3)[:-1] + episode_messages(contract, 3, START + hour)

@@ -1,5 +1,6 @@
 """Bags: what the recorder writes, when it is on disk, who can read it, and what is left of a damaged one."""
 
+import dataclasses
 import io
 import json
 import os
@@ -151,6 +152,36 @@ def test_a_topic_that_lags_too_long_is_named_and_the_rest_is_kept(tmp_path: Path
     assert held(bag) == sent(raw)
 
 
+def test_a_topic_that_is_silent_at_the_end_is_named_and_what_it_lacks_is_counted(
+    tmp_path: Path, contract: Contract
+) -> None:
+    raw = [r for r in whole_episode(contract) if r[0] != "/tool/pose" or r[1] < END - PERIOD]
+    finished = record_one(tmp_path, contract, raw, patience=0.05)
+    assert finished.lost == {"/tool/pose": 2}
+    told = json.loads(read_bag(finished.path).outcome["faults"])
+    assert told == [
+        "/tool/pose: 2 of 5 messages were lost",
+        "/tool/pose: nothing in the last 0.2 s of the episode",
+    ]
+
+
+def test_a_topic_that_goes_on_after_the_end_has_lost_what_it_lacks_before(tmp_path: Path, contract: Contract) -> None:
+    raw = [r for r in whole_episode(contract) if r[0] != "/tool/pose" or r[1] < END - PERIOD]
+    recorder = EpisodeRecorder(tmp_path, contract, patience=1000.0)
+    recorder.begin(0, START, {})
+    receive_all(recorder, raw)
+    recorder.end(0, END, "success")
+    receive_all(recorder, tick_messages(contract, 0, 9, END + PERIOD))
+    finished = await_finished(recorder)[0]
+    assert (finished.missing, finished.lost) == ((), {"/tool/pose": 2})
+    recorder.close()
+
+
+def test_a_topic_that_never_began_has_lost_every_tick(tmp_path: Path, contract: Contract) -> None:
+    raw = [r for r in whole_episode(contract) if r[0] != "/tool/pose"]
+    assert record_one(tmp_path, contract, raw, patience=0.05).lost == {"/tool/pose": TICKS}
+
+
 def test_a_topic_that_began_late_is_named(tmp_path: Path, contract: Contract) -> None:
     raw = [r for r in whole_episode(contract) if r[0] != "/tool/pose" or r[1] > START + PERIOD]
     assert record_one(tmp_path, contract, raw, patience=1000.0).missing == ("/tool/pose",)
@@ -190,6 +221,7 @@ def test_closing_in_the_middle_of_an_episode_keeps_it_as_ended_by_the_operator(
     receive_all(recorder, raw)
     finished = recorder.close()
     assert [each.number for each in finished] == [0]
+    assert finished[0].lost == {}
     bag = read_bag(finished[0].path)
     assert bag.outcome["outcome"] == "operator"
     assert bag.outcome["end"] == str(END)
@@ -313,6 +345,102 @@ def test_the_metadata_beside_the_bag_is_that_of_rosbag2(tmp_path: Path, contract
     }
     assert counts == Counter({topic: 0 for topic in contract.recorded_topics()}) + Counter(r[0] for r in raw)
     assert information["custom_data"] == {"outcome": "success", "episode": "3", "seed": "17"}
+
+
+def test_the_metadata_has_the_fields_that_rosbag2_reads_in_version_9(tmp_path: Path, contract: Contract) -> None:
+    path = record_one(tmp_path, contract, whole_episode(contract)).path
+    information = yaml.safe_load((path / "metadata.yaml").read_text())["rosbag2_bagfile_information"]
+    assert {name: type(value) for name, value in information.items()} == {
+        "version": int,
+        "storage_identifier": str,
+        "duration": dict,
+        "starting_time": dict,
+        "message_count": int,
+        "topics_with_message_count": list,
+        "compression_format": str,
+        "compression_mode": str,
+        "relative_file_paths": list,
+        "files": list,
+        "custom_data": dict,
+        "ros_distro": str,
+    }
+    assert information["version"] == 9
+    (file,) = information["files"]
+    assert set(file) == {"path", "starting_time", "duration", "message_count"}
+    assert {type(value) for value in information["custom_data"].values()} == {str}
+    without_end = {"sec": 9223372036, "nsec": 854775807}  # rmw's infinite duration
+    for each in information["topics_with_message_count"]:
+        told = each["topic_metadata"]
+        assert set(told) == {
+            "name",
+            "type",
+            "serialization_format",
+            "offered_qos_profiles",
+            "type_description_hash",
+        }
+        assert told["serialization_format"] == "cdr"
+        assert told["type_description_hash"] == messages.definition(told["type"])[1]
+        (profile,) = told["offered_qos_profiles"]
+        assert (
+            profile.items()
+            >= {
+                "history": "keep_last",
+                "deadline": without_end,
+                "lifespan": without_end,
+                "liveliness": "automatic",
+                "liveliness_lease_duration": without_end,
+                "avoid_ros_namespace_conventions": False,
+            }.items()
+        )
+        assert set(profile) - {"depth", "reliability", "durability"} == {
+            "history",
+            "deadline",
+            "lifespan",
+            "liveliness",
+            "liveliness_lease_duration",
+            "avoid_ros_namespace_conventions",
+        }
+
+
+def profiles_of(path: Path) -> dict[str, tuple[str, str, int]]:
+    """Reliability, durability and depth by topic, as rosbags reads them."""
+    with AnyReader([path]) as reader:
+        return {
+            connection.topic: (offered.reliability.name, offered.durability.name, offered.depth)
+            for connection in reader.connections
+            for offered in connection.ext.offered_qos_profiles  # type: ignore[union-attr]
+        }
+
+
+@pytest.mark.parametrize("real_time", [True, False])
+def test_a_bag_says_how_its_topics_were_offered_so_that_they_are_replayed_so(
+    tmp_path: Path, contract: Contract, real_time: bool
+) -> None:
+    contract = dataclasses.replace(contract, record={"/somebody/else": Recorded("std_msgs/msg/String")})
+    recorder = EpisodeRecorder(tmp_path, contract, real_time=real_time)
+    recorder.begin(3, START, {})
+    path = recorder.close()[0].path
+    offered = profiles_of(path)
+    assert "/somebody/else" not in offered  # nothing is known of it, so that a player takes its default
+    if real_time:
+        assert offered["/camera/image_raw"] == ("BEST_EFFORT", "VOLATILE", 5)
+        assert offered["/joint_states"] == ("RELIABLE", "VOLATILE", 10)
+        # A goal that was announced once reaches who joins the replay late, as it did live.
+        assert offered["/goal/latent"] == ("RELIABLE", "TRANSIENT_LOCAL", 1)
+    else:
+        assert set(offered.values()) == {("RELIABLE", "TRANSIENT_LOCAL", 64)} | {offered["/goal/latent"]}
+    # The file alone says the same: rosbag2 asks its channels where there is no metadata.yaml.
+    (path / "metadata.yaml").unlink()
+    with mcap_file(path).open("rb") as stream:
+        summary = make_reader(stream, validate_crcs=True).get_summary()
+    assert summary is not None
+    told = {channel.topic: channel.metadata for channel in summary.channels.values()}
+    for topic, recorded in contract.recorded_topics().items():
+        assert told[topic]["topic_type_hash"] == messages.definition(recorded.type)[1]
+        profiles = yaml.safe_load(told[topic]["offered_qos_profiles"]) or []
+        assert [(p["reliability"].upper(), p["durability"].upper(), p["depth"]) for p in profiles] == (
+            [offered[topic]] if topic in offered else []
+        )
 
 
 def test_an_episode_without_a_message_is_a_whole_bag(tmp_path: Path, contract: Contract) -> None:

@@ -9,10 +9,12 @@ from helpers import PERIOD, START, episode_messages, small_contract
 
 from rl_ros.cli import main
 from rl_ros.contract import Contract
-from rl_ros.episodes.cache import INDEX, Dataset, load_columns
+from rl_ros.episodes.bags import find_bags
+from rl_ros.episodes.cache import DIRECTORY, INDEX, Dataset, load_columns
 from rl_ros.episodes.record import EpisodeRecorder
 from rl_ros.episodes.relabel import judge_again, read_layer, write_layer
 from rl_ros.errors import UserError
+from rl_ros.tasks.goals import THRESHOLD
 
 TICKS = 6
 
@@ -92,3 +94,24 @@ def test_the_command_writes_a_layer(tmp_path: Path, contract: Contract, capsys: 
     assert layer.successes == 0  # the object of these recordings never leaves the table
     assert main(["relabel", str(tmp_path), "--task", "juggle"]) == 2
     assert "no task is named 'juggle'" in capsys.readouterr().err
+
+
+def test_recordings_of_one_task_teach_another(tmp_path: Path) -> None:
+    bags = tmp_path / "bags"
+    assert main(["collect", "pick_and_place", "--episodes", "3", "--bags", str(bags)]) == 0
+    assert main(["relabel", str(bags), "--task", "reach"]) == 0
+    recorded = load_columns(find_bags(bags), Contract.load("pick_and_place"), bags / DIRECTORY)
+    assert recorded.decoded == 0  # what was decoded to be judged is what is learned from
+    layer, columns = read_layer(recorded, "reach"), recorded.columns
+    begins = np.flatnonzero(columns.has_transition)
+    away = np.linalg.norm(columns.observation["tool_position"][begins + 1] - columns.desired_goal[begins], axis=1)
+    # To reach is to have the hand at the goal, wherever the object is.
+    np.testing.assert_array_equal(layer.reward[begins], np.where(away < THRESHOLD, 0.0, -1.0))
+    assert (layer.reward != columns.reward).any()
+    weights = []
+    for task in ("pick_and_place", "reach"):
+        run = tmp_path / task
+        train = ["train", "--algorithm", "iql", "--bags", str(bags), "--out", str(run), "--updates", "20"]
+        assert main([*train, *(["--task", task] if task == "reach" else []), "--set", "batch_size=32"]) == 0
+        weights.append((run / "bundle" / "weights.safetensors").read_bytes())
+    assert weights[0] != weights[1]

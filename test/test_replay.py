@@ -10,8 +10,9 @@ from rl_ros.contract import Contract, Recorded
 from rl_ros.episodes import messages
 from rl_ros.episodes.bags import RawMessage
 from rl_ros.episodes.ingest import EVENTS
-from rl_ros.episodes.replay import Playback, offered_profiles, played_topics, with_events
+from rl_ros.episodes.replay import Playback, as_played, played_topics, renamed, renames, with_events
 from rl_ros.errors import UserError
+from rl_ros.graph import offered_profiles
 
 SECOND = 1_000_000_000
 
@@ -167,6 +168,39 @@ def test_topics_can_be_chosen(recorded: dict[str, str]) -> None:
         played_topics(recorded, contract, only=["/tool/poes"])
     with pytest.raises(UserError, match="no topic is left to play"):
         played_topics({"/reward": recorded["/reward"]}, contract)
+
+
+def test_topics_of_a_bag_are_played_as_those_of_keys_or_under_any_name(recorded: dict[str, str]) -> None:
+    contract = Contract.load("grasp")
+    held = recorded | {"/front/image_raw": "sensor_msgs/msg/Image", "/wrist": "geometry_msgs/msg/PoseStamped"}
+    names = renames({"image": "/front/image_raw", "/wrist": "/tool/pose", "/reward": "/old/reward"}, held, contract)
+    assert names == {"/front/image_raw": "/camera/image_raw", "/wrist": "/tool/pose", "/reward": "/old/reward"}
+    topic_of = as_played(held, names)
+    # What is renamed takes the place of the bag's own topic of that name.
+    assert (topic_of["/camera/image_raw"], topic_of["/tool/pose"]) == ("/front/image_raw", "/wrist")
+    assert set(topic_of) == set(recorded) - {"/reward"} | {"/old/reward"}
+    raw = [RawMessage("/wrist", "t", 1, b"w"), RawMessage("/joint_states", "t", 2, b"j")]
+    assert [message.topic for message in renamed(raw, names)] == ["/tool/pose", "/joint_states"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (
+            {"picture": "/camera/image_raw"},
+            "picture:=/camera/image_raw: expected a topic such as /picture, or a key",
+        ),
+        ({"image": "/front/image_raw"}, "no topic '/front/image_raw' in the bag; it holds: /arm_controller"),
+        ({"image": "/tool/pose"}, "/tool/pose carries geometry_msgs/msg/PoseStamped, but /camera/image_raw is sensor_"),
+        ({"/tool/pose": "tool"}, "expected the full name of a topic, such as /tool"),
+        ({"/tool/pose": "/a", "/object/pose": "/a"}, "another topic of the bag is played as /a already"),
+    ],
+)
+def test_a_renaming_that_cannot_be_is_one_sentence(
+    recorded: dict[str, str], arguments: dict[str, str], sentence: str
+) -> None:
+    with pytest.raises(UserError, match=sentence):
+        renames(arguments, recorded, Contract.load("grasp"))
 
 
 def test_topics_are_offered_as_the_graph_offers_them() -> None:

@@ -7,9 +7,9 @@ from pathlib import Path
 from rl_ros.bringup import Supervisor
 from rl_ros.contract import Contract
 from rl_ros.episodes.bags import Bag, read_bag
-from rl_ros.episodes.replay import played_topics
+from rl_ros.episodes.replay import as_played, played_topics, renames
 from rl_ros.errors import UserError
-from rl_ros.graph import Graph, GraphNode, resolve
+from rl_ros.graph import Graph, GraphNode, parse_arguments, resolve
 
 
 def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -22,10 +22,18 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
         "--topics names it. `ros2 service call /replay/pause std_srvs/srv/SetBool '{data: true}'` pauses.",
     )
     parser.add_argument("bag", type=Path, metavar="BAG", help="a bag's directory or file")
+    parser.add_argument(
+        "arguments",
+        nargs="*",
+        metavar="KEY:=TOPIC",
+        help="play a topic of the bag as that of a key of the contract, or /FROM:=/TO under any other name",
+    )
     parser.add_argument("--rate", type=float, default=1.0, help="times as fast as recorded (default: %(default)s)")
     parser.add_argument("--start", type=float, default=0.0, metavar="S", help="skip so many seconds of the recording")
     parser.add_argument("--loop", action="store_true", help="begin again at the end, until Ctrl-C")
-    parser.add_argument("--topics", nargs="+", default=[], metavar="TOPIC", help="play these and no others")
+    parser.add_argument(
+        "--topics", nargs="+", default=[], metavar="TOPIC", help="play these, as they are called when played"
+    )
     parser.add_argument("--without", nargs="+", default=[], metavar="TOPIC", help="leave these out")
     parser.add_argument(
         "--wait-for", nargs="+", default=[], metavar="NODE", help="begin once these nodes have acknowledged"
@@ -39,7 +47,10 @@ def run(options: argparse.Namespace) -> int:
     """Run the command."""
     bag = read_bag(options.bag)
     contract = _contract(bag, options.contract)
-    played_topics({topic: kind for topic, (kind, _) in bag.topics.items()}, contract, options.topics, options.without)
+    held = {topic: kind for topic, (kind, _) in bag.topics.items()}
+    names = renames(parse_arguments(options.arguments, "image:=/front/image_raw"), held, contract)
+    recorded = {name: held[topic] for name, topic in as_played(held, names).items()}
+    played_topics(recorded, contract, options.topics, options.without)
     with tempfile.TemporaryDirectory() as directory:
         file = Path(directory) / "contract.yaml"
         file.write_text(contract.to_yaml())
@@ -51,6 +62,7 @@ def run(options: argparse.Namespace) -> int:
             "loop": options.loop,
             "topics": " ".join(options.topics),
             "without": " ".join(options.without),
+            "renames": " ".join(f"{topic}:={name}" for topic, name in names.items()),
             "wait_for": " ".join(options.wait_for),
             "lossless": options.lossless,
         }

@@ -32,7 +32,7 @@ from rl_ros.episodes.ingest import Cuts, episodes_of
 from rl_ros.episodes.memory import Columns, Episode
 from rl_ros.errors import UserError
 
-FORMAT = 1
+FORMAT = 2
 """Of the files, and of how bags are decoded: a change of either makes every cache old."""
 DIRECTORY = ".rl_ros_cache"
 """Where the cache of a directory of bags is, in that directory."""

@@ -52,8 +52,11 @@ class TopicHealth:
     first: int = 0
     newest: int = 0
     worst_gap: int = 0
+    silent_end: int = 0
+    """How long nothing came up to the episode's last tick."""
     publishers: set[bytes] = field(default_factory=set)
     _intervals: deque[int] = field(default_factory=lambda: deque(maxlen=_INTERVALS))
+    _lost_before_newest: int = 0
 
     def receive(self, stamp: int, publisher: bytes, sequenced: bool) -> None:
         """Note one message; without sequence numbers, a gap between stamps counts as loss."""
@@ -67,6 +70,19 @@ class TopicHealth:
             self.first = self.newest = stamp
         self.publishers.add(publisher)
         self.count += 1
+        self._lost_before_newest = self.lost
+
+    def finish(self, silence: int, period: int) -> None:
+        """Count what is missing between the newest message and the last tick, `silence` nanoseconds later.
+
+        At the topic's own rate, but at least one message in each period; what sequence numbers have told of that time
+        is not counted again.
+        """
+        ticks = round(silence / period)
+        if ticks > 0:
+            self.silent_end = silence
+            missing = max(ticks, round(silence * 1e-9 * self.rate))
+            self.lost = max(self.lost, self._lost_before_newest + missing)
 
     @property
     def rate(self) -> float:
@@ -118,6 +134,13 @@ class EpisodeHealth:
         """So many messages of the episode are known not to have arrived."""
         self.topics[topic].lost += count
 
+    def finish(self, end: int) -> None:
+        """The episode's last tick is stamped `end`: what a topic of every tick has not brought by then is lost."""
+        period = round(1e9 / self._rate)
+        for topic in self._ticking:
+            health = self.topics[topic]
+            health.finish(end - (health.newest if health.count else self._start - period), period)
+
     def summary(self) -> dict[str, dict[str, Any]]:
         """Count, rate, worst gap and loss by topic."""
         return {topic: health.summary() for topic, health in self.topics.items()}
@@ -134,6 +157,9 @@ class EpisodeHealth:
             if len(health.publishers) > 1:
                 text = f"{topic}: {len(health.publishers)} publishers; their messages cannot be told apart"
                 faults[f"publishers {topic}"] = text
+            if health.silent_end:
+                text = f"{topic}: nothing in the last {health.silent_end * 1e-9:.3g} s of the episode"
+                faults[f"end {topic}"] = text
             if health.worst_gap * 1e-9 > GAP_PERIODS * period:
                 gap = health.worst_gap * 1e-9
                 text = f"{topic}: {gap:.3g} s between two messages, at a control period of {period:.3g} s"

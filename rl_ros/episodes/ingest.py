@@ -3,10 +3,10 @@
 import tempfile
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, NamedTuple
 
 import numpy as np
 
@@ -21,6 +21,10 @@ EVENTS = "/episode/event"
 """Where the episode manager says when episodes begin and end."""
 BLOCK = 256
 """Ticks that are read at once."""
+STEPS_BACK = 3
+"""Reference messages in a row that must be older than those before, for a clock that went back: one alone was late."""
+HELD_BACK = 1000
+"""Messages that may wait for that; a reference that has stopped would let them be ever more."""
 IN_MEMORY = 256 << 20
 """Bytes of a column beyond which it grows in a file instead."""
 
@@ -92,6 +96,8 @@ def episodes_of(
 ) -> Iterator[Episode]:
     """The episodes of a bag, one after the other, in one pass over its messages.
 
+    Where the clock went back, an episode is cut in two: no transition joins what was before to what came after.
+
     Args:
         bag: of any recorder.
         contract: what to take from it.
@@ -111,18 +117,28 @@ def episodes_of(
     starts = [segment.start for segment in segments]
     held = _HeldMessages(contract) if cuts and (cuts.topic or cuts.seconds) else None
     builders: dict[int, _Builder] = {}
-    finished = 0
+    done: set[int] = set()
+    begins = ""
 
-    def finish(number: int) -> Iterator[Episode]:
-        builder = builders.pop(number, None) or _Builder(bag, contract, segments[number], scratch)
+    def finish(number: int, *, cut: bool = False) -> Iterator[Episode]:
+        builder = builders.pop(number, None) or _Builder(bag, contract, segments[number], scratch, begins)
+        done.add(number)
         try:
-            yield builder.finish()
+            yield builder.finish(cut)
         except UserError as error:
             refused.append(str(error) if len(segments) == 1 else f"{str(error)[:-1]} (episode {number}).")
 
     types = {topic: recorded.type for topic, recorded in contract.recorded_topics().items()}
     used = _Builder(bag, contract, segments[0], scratch).topics
-    for message in bag.read(used):
+    reference = contract.observation[contract.reference].topic
+    for message in _with_jumps(bag.read(used), reference):
+        if isinstance(message, _Jump):
+            for number in sorted(builders):
+                yield from finish(number, cut=True)
+            if len(segments) == 1:
+                done.clear()
+            begins = f"begins where the clock went back by {message.seconds:.2f} s"
+            continue
         if message.type != types[message.topic]:
             continue
         number = 0
@@ -131,15 +147,15 @@ def episodes_of(
             number = bisect_right(starts, stamp) - 1
             if held is not None:
                 held.see(message, stamp)
-            if number < finished or stamp > segments[number].end:
+            if number < 0 or number in done or stamp > segments[number].end:
                 continue
         builder = builders.get(number)
         if builder is None:
             # Topics interleave at the border of two episodes, and not beyond.
-            while finished < number - 1:
-                yield from finish(finished)
-                finished += 1
-            builder = builders[number] = _Builder(bag, contract, segments[number], scratch)
+            for earlier_number in sorted(each for each in builders if each < number - 1):
+                yield from finish(earlier_number)
+            builder = builders[number] = _Builder(bag, contract, segments[number], scratch, begins)
+            begins = ""
             for earlier in held.before(segments[number].start) if held else ():
                 builder.push(earlier)
         builder.push(message)
@@ -148,9 +164,54 @@ def episodes_of(
                 builders[later].push(message)
     if not bag.contents.counts.total():
         raise UserError(f"{bag.path}: holds no message.")
-    while finished < len(segments):
-        yield from finish(finished)
-        finished += 1
+    for number in range(len(segments)):
+        if number not in done:
+            yield from finish(number)
+
+
+class _Jump(NamedTuple):
+    """Between two messages the clock went back."""
+
+    seconds: float
+
+
+def _with_jumps(recording: Iterable[RawMessage], reference: str) -> Iterator[RawMessage | _Jump]:
+    """The messages, and between them where the clock that stamps the reference topic went back.
+
+    Messages are held back until it is known whether one was late or the clock went back. What is still on its way
+    when that happens is told by its stamp and comes before the jump.
+    """
+    newest: dict[str, int] = {}
+    waiting: list[tuple[int, RawMessage]] = []
+    """Stamps and messages since one was older than another of its topic."""
+    back: list[int] = []
+    """Stamps of reference messages among them that are older than the newest, as long as they follow one another."""
+    for message in recording:
+        topic, stamp = message.topic, _stamp(message)
+        if not waiting and stamp >= newest.get(topic, stamp):
+            newest[topic] = stamp
+            yield message
+            continue
+        waiting.append((stamp, message))
+        if topic == reference:
+            back = [*back, stamp] if back and stamp > back[-1] else [stamp]
+        goes_on = topic == reference and stamp >= newest.get(topic, stamp)
+        if goes_on or len(waiting) > HELD_BACK:
+            for stamp, message in waiting:
+                newest[message.topic] = max(stamp, newest.get(message.topic, stamp))
+                yield message
+            waiting, back = [], []
+        elif len(back) == STEPS_BACK:
+            middle = (newest[reference] + back[0]) // 2
+            yield from (message for stamp, message in waiting if stamp > middle)
+            yield _Jump((newest[reference] - back[0]) * 1e-9)
+            newest = {}
+            for stamp, message in waiting:
+                if stamp <= middle:
+                    newest[message.topic] = max(stamp, newest.get(message.topic, stamp))
+                    yield message
+            waiting, back = [], []
+    yield from (message for _, message in waiting)
 
 
 class _HeldMessages:
@@ -266,8 +327,8 @@ class _GrowingColumn:
 class _Builder:
     """One episode while its messages come in."""
 
-    def __init__(self, bag: Bag, contract: Contract, segment: Segment, scratch: Path | None) -> None:
-        self._bag, self._contract, self._segment = bag, contract, segment
+    def __init__(self, bag: Bag, contract: Contract, segment: Segment, scratch: Path | None, begins: str = "") -> None:
+        self._bag, self._contract, self._segment, self._begins = bag, contract, segment, begins
         self._observed = {
             **{f"observation/{name}": key for name, key in contract.observation.items()},
             **{f"auxiliary/{name}": key for name, key in contract.auxiliary.items()},
@@ -314,8 +375,11 @@ class _Builder:
                 self._columns[name].append(values[valid])
             self._has[group].append((whole == len(names))[valid])
 
-    def finish(self) -> Episode:
+    def finish(self, cut: bool) -> Episode:
         """The episode.
+
+        Args:
+            cut: whether it ends where the clock went back: what the bag says of its end is of another part.
 
         Raises:
             UserError: it holds no complete observation, or stamps that nothing can be made of.
@@ -324,7 +388,7 @@ class _Builder:
         self._read()
         bag, contract = self._bag, self._contract
         # In real time the camera goes on while the end is announced.
-        last = int(bag.outcome.get("end", 1 << 62))
+        last = int(bag.outcome.get("end", 1 << 62)) if not cut else 1 << 62
         end, is_last = min(self._segment.end, last), last <= self._segment.end
         stamps = np.array(self._stamps, np.int64)
         count = int(np.searchsorted(stamps, end, side="right"))
@@ -355,6 +419,9 @@ class _Builder:
             column[:-1] = rows[f"judgement/{name}"][1:, 0]
             return np.where(has_transition, column, np.float32(0))
 
+        outcome = bag.outcome.get("outcome", self._segment.outcome) if is_last else self._segment.outcome
+        if cut:
+            outcome = "unfinished"
         action = np.concatenate([rows[name].astype(np.float32) for name in self._action], axis=1)
         terminated, truncated = arrived("terminated") > 0, arrived("truncated") > 0
         if not (terminated | truncated).any() and count > 1:
@@ -369,7 +436,7 @@ class _Builder:
             terminated=terminated,
             truncated=truncated,
             has_transition=has_transition,
-            outcome=bag.outcome.get("outcome", self._segment.outcome) if is_last else self._segment.outcome,
+            outcome=outcome,
             seed=self._segment.seed,
             source=str(bag.path),
             problems=(*(f"{text} ({times} times)" for text, times in sorted(problems.items()) if times), *notes),
@@ -377,7 +444,7 @@ class _Builder:
 
     def _notes(self) -> list[str]:
         """What is wrong with whole topics."""
-        notes = []
+        notes = [self._begins] if self._begins else []
         contents = self._bag.contents
         for topic, expected in self._assembler.types.items():
             for (name, found), times in contents.counts.items():

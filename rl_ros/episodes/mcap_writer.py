@@ -68,14 +68,21 @@ class McapWriter:
         self._write_record(Metadata(name=name, metadata=values))
         self._metadata.append(MetadataIndex(offset=offset, length=self._offset - offset, name=name))
 
-    def add_topic(self, topic: str, message_type: str, definition: str) -> int:
-        """Announce a topic of CDR messages with the `.msg` text of its type; returns its channel."""
+    def add_topic(self, topic: str, message_type: str, definition: str, metadata: dict[str, str] | None = None) -> int:
+        """Announce a topic of CDR messages with the `.msg` text of its type; returns its channel.
+
+        Args:
+            topic: its name.
+            message_type: `package/msg/Name`.
+            definition: the `.msg` text with all it contains.
+            metadata: what else is known of the topic.
+        """
         schema = self._schemas.get(message_type)
         if schema is None:
             schema = Schema(id=len(self._schemas) + 1, name=message_type, encoding="ros2msg", data=definition.encode())
             self._schemas[message_type] = schema
             self._write_record(schema)
-        channel = Channel(len(self._channels) + 1, topic, "cdr", {}, schema.id)
+        channel = Channel(len(self._channels) + 1, topic, "cdr", metadata or {}, schema.id)
         self._channels[channel.id] = channel
         self._counts[channel.id] = 0
         self._write_record(channel)

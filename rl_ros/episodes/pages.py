@@ -43,6 +43,11 @@ def heading(text: str) -> str:
     return f"<h2>{html.escape(text)}</h2>"
 
 
+def paragraph(text: str) -> str:
+    """A paragraph of plain text."""
+    return f"<p>{html.escape(text)}</p>"
+
+
 def figures_table(rows: Iterable[tuple[str, str]]) -> str:
     """A table of names and figures."""
     cells = "".join(f'<tr><th>{html.escape(a)}</th><td class="number">{html.escape(b)}</td></tr>' for a, b in rows)

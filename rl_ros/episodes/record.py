@@ -17,8 +17,11 @@ import time
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
+
+import yaml
 
 import rl_ros
 from rl_ros.contract import Contract, Recorded
@@ -26,6 +29,7 @@ from rl_ros.episodes.health import EpisodeHealth, LossCounter, disk_fault
 from rl_ros.episodes.mcap_writer import McapWriter
 from rl_ros.episodes.messages import definition
 from rl_ros.errors import UserError
+from rl_ros.graph import Qos, offered_profiles, qos
 
 WRITE_SECONDS = 0.02
 """How often the writer thread wakes; waking it for each message costs several times as much as writing it."""
@@ -51,12 +55,26 @@ class EpisodeFile:
 
     The file is locked as long as it is open, which tells an unfinished bag from an abandoned one.
 
+    Args:
+        directory: where the bag goes.
+        name: of the bag.
+        topics: what is recorded.
+        metadata: what is known when the episode begins.
+        profiles: what the publishers of topics offer, as far as it is known; `ros2 bag play` offers the same.
+
     Raises:
         UserError: there is such a bag already.
         OSError: it cannot be written.
     """
 
-    def __init__(self, directory: Path, name: str, topics: Mapping[str, Recorded], metadata: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        name: str,
+        topics: Mapping[str, Recorded],
+        metadata: Mapping[str, str],
+        profiles: Mapping[str, Qos] | None = None,
+    ) -> None:
         self.final = directory / name
         if self.final.exists():
             raise UserError(f"{self.final}: there is such a bag already; record into another directory or number.")
@@ -69,10 +87,13 @@ class EpisodeFile:
         self._writer = McapWriter(self._stream, f"rl_ros {rl_ros.__version__}")
         self._writer.add_metadata(METADATA, dict(metadata))
         self._topics = topics
-        self._channels = {
-            topic: self._writer.add_topic(topic, recorded.type, definition(recorded.type)[0])
-            for topic, recorded in topics.items()
-        }
+        known = profiles or {}
+        self._profiles = {topic: [known[topic]] if topic in known else [] for topic in topics}
+        self._channels = {}
+        for topic, recorded in topics.items():
+            text, type_hash = definition(recorded.type)
+            about = {"offered_qos_profiles": profiles_text(*self._profiles[topic]), "topic_type_hash": type_hash}
+            self._channels[topic] = self._writer.add_topic(topic, recorded.type, text, about)
         self._stream.flush()
         self._counts = dict.fromkeys(topics, 0)
         self._first: int | None = None
@@ -129,7 +150,7 @@ class EpisodeFile:
                         "name": topic,
                         "type": recorded.type,
                         "serialization_format": "cdr",
-                        "offered_qos_profiles": [],
+                        "offered_qos_profiles": [rosbag2_profile(each) for each in self._profiles[topic]],
                         "type_description_hash": definition(recorded.type)[1],
                     },
                     "message_count": self._counts[topic],
@@ -159,6 +180,30 @@ class EpisodeFile:
         """Remove the bag."""
         self._stream.close()
         shutil.rmtree(self.directory)
+
+
+def rosbag2_profile(offered: Qos) -> dict[str, Any]:
+    """A profile as version 9 of rosbag2's metadata writes it; what rl_ros leaves to the middleware has its default."""
+    without_end = {"sec": 9_223_372_036, "nsec": 854_775_807}
+    return {
+        "history": "keep_last",
+        "depth": offered.depth,
+        "reliability": "reliable" if offered.reliable else "best_effort",
+        "durability": "transient_local" if offered.transient_local else "volatile",
+        "deadline": without_end,
+        "lifespan": without_end,
+        "liveliness": "automatic",
+        "liveliness_lease_duration": without_end,
+        "avoid_ros_namespace_conventions": False,
+    }
+
+
+@cache
+def profiles_text(*offered: Qos) -> str:
+    """Profiles as rosbag2 writes them beside an MCAP channel: block YAML, an item for each publisher."""
+    profiles = [rosbag2_profile(each) for each in offered]
+    # Through JSON, as YAML would write what occurs twice once and refer to it.
+    return yaml.safe_dump(json.loads(json.dumps(profiles)), sort_keys=False) if profiles else ""
 
 
 def unused(path: Path) -> Path:
@@ -250,6 +295,7 @@ class EpisodeRecorder:
         self.topics = contract.recorded_topics()
         self._directory, self._contract = directory, contract
         self._contract_text = contract.to_yaml()
+        self._profiles = {topic: qos(name, not real_time) for topic, name in offered_profiles(contract).items()}
         self._patience, self._disk_reserve, self._real_time = patience, disk_reserve, real_time
         directory.mkdir(parents=True, exist_ok=True)
         self._ticking = [topic for topic, recorded in self.topics.items() if recorded.every_tick]
@@ -406,8 +452,8 @@ class EpisodeRecorder:
 
     def _begin(self, number: int, start: int, metadata: dict[str, str]) -> None:
         everything = {"contract": self._contract_text, "rl_ros": rl_ros.__version__, **metadata}
-        everything |= {"episode": str(number), "start": str(start)}
-        file = EpisodeFile(self._directory, f"episode_{number:06d}", self.topics, everything)
+        everything |= {"episode": str(number), "start": str(start), "lossless": str(not self._real_time).lower()}
+        file = EpisodeFile(self._directory, f"episode_{number:06d}", self.topics, everything, self._profiles)
         health = EpisodeHealth(self.topics, self._contract.control_rate, start, self._real_time)
         episode = _OpenEpisode(number, start, everything, file, health)
         self._open.append(episode)
@@ -439,10 +485,11 @@ class EpisodeRecorder:
                 continue
             lagging = self._lagging(episode)
             if not lagging or time.monotonic() > episode.deadline:
-                self._close(episode, lagging)
+                self._close(episode, lagging, episode.end)
 
-    def _close(self, episode: _OpenEpisode, missing: tuple[str, ...]) -> None:
+    def _close(self, episode: _OpenEpisode, missing: tuple[str, ...], last_tick: int) -> None:
         self._open.remove(episode)
+        episode.health.finish(last_tick)
         late = episode.start + self._contract.period_ns
         missing += tuple(t for t in self._ticking if t not in missing and episode.oldest.get(t, late + 1) > late)
         topics, faults = episode.health.summary(), tuple(episode.health.damage().values())
@@ -461,8 +508,11 @@ class EpisodeRecorder:
 
     def _stop(self, outcome: str) -> None:
         for episode in list(self._open):
-            if episode.end is None:
+            last_tick = episode.end
+            if last_tick is None:
                 episode.end = max(episode.newest.values(), default=episode.start)
                 episode.outcome = outcome
+                # The tick that was going on is cut short, which is no loss.
+                last_tick = episode.end - self._contract.period_ns
                 self._claim()
-            self._close(episode, self._lagging(episode))
+            self._close(episode, self._lagging(episode), last_tick)

@@ -13,6 +13,7 @@ from rl_ros.episodes.bags import Bag, mcap_file, read_bag
 from rl_ros.episodes.health import EpisodeHealth
 from rl_ros.episodes.record import UNFINISHED, EpisodeFile, unused
 from rl_ros.errors import UserError
+from rl_ros.graph import offered_profiles, qos
 
 INTERRUPTED = "interrupted"
 """Outcome of a recovered episode, and suffix of its name: a new episode may take the number it had."""
@@ -87,16 +88,22 @@ def _complete(bag: Bag, directory: Path, name: str) -> Path:
     control_rate = bag.contract.control_rate if bag.contract else 1.0
     start = int(bag.metadata.get("start", 0))
     health = EpisodeHealth(topics, control_rate, start, real_time=False)
-    file = EpisodeFile(directory, name, topics, bag.metadata)
+    profiles = offered_profiles(bag.contract) if bag.contract else {}
+    lossless = bag.metadata.get("lossless") == "true"
+    offered = {topic: qos(profile, lossless) for topic, profile in profiles.items()}
+    file = EpisodeFile(directory, name, topics, bag.metadata, offered)
     for message in bag:
         stamp = messages.stamp_of(message.cdr)
         file.write(message.topic, message.log_time, message.cdr)
         health.receive(message.topic, stamp)
     ends = [told.newest for topic, told in health.topics.items() if topics[topic].every_tick and told.count]
+    end = max(ends, default=start)
+    # The tick that was going on is cut short, which is no loss.
+    health.finish(end - round(1e9 / control_rate))
     return file.close(
         {
             "outcome": INTERRUPTED,
-            "end": str(max(ends, default=start)),
+            "end": str(end),
             "missing": "[]",
             "topics": json.dumps(health.summary()),
             "faults": json.dumps([*health.damage().values(), f"interrupted: {bag.damage or 'not closed'}"]),

@@ -57,7 +57,7 @@ def judge_again(dataset: Dataset, judge: Judge) -> Layer:
     for start in range(0, len(rows), ROWS_AT_ONCE):
         here = rows[start : start + ROWS_AT_ONCE]
         values = {name: column[here + 1] for name, column in {**columns.observation, **columns.auxiliary}.items()}
-        reward[here], terminated[here] = judge(values, columns.desired_goal[here + 1])
+        reward[here], terminated[here] = judge(values, columns.desired_goal[here])
     truncated = np.array(columns.truncated)
     # What ended in the recorded success ends now without one, if the judge sees none.
     truncated |= columns.terminated

@@ -8,13 +8,63 @@ from rl_ros.episodes import messages
 from rl_ros.episodes.bags import RawMessage
 from rl_ros.episodes.ingest import EVENTS
 from rl_ros.errors import UserError
-from rl_ros.graph import QosName, endpoints, node_specs
+from rl_ros.graph import endpoints, node_specs
 
 EVENT_TYPE = "diagnostic_msgs/msg/DiagnosticArray"
 COMMAND_TYPES = ("trajectory_msgs/msg/JointTrajectory",)
 """Types that move an arm, whatever the topic is called."""
 ANSWERING = ("policy", "reward", "arm_guard")
 """Nodes whose topics answer an observation: live ones are to answer, not the recording."""
+
+
+def renames(arguments: Mapping[str, str], recorded: Mapping[str, str], contract: Contract) -> dict[str, str]:
+    """The name under which a topic of the bag is played, by its own, where they differ.
+
+    Args:
+        arguments: another name by topic of the bag, both beginning with a slash; or, as for `rl_ros ingest`, the topic
+            of the bag that a key of the contract is taken from, by the key: it is played on the key's own topic.
+        recorded: types by topic of the bag.
+        contract: names the keys, and the type of each of its topics.
+
+    Raises:
+        UserError: no such key or topic, another type than the contract's, or two topics under one name.
+    """
+    keys = {**contract.observation, **contract.auxiliary, **contract.action, "desired_goal": contract.goal.desired_goal}
+    topics = {**{name: key.topic for name, key in keys.items()}, "reward": contract.reward.topic}
+    expected = {topic: entry.type for topic, entry in contract.recorded_topics().items()}
+    names: dict[str, str] = {}
+    for left, right in arguments.items():
+        if not left.startswith("/") and left not in topics:
+            raise UserError(
+                f"{left}:={right}: expected a topic such as /{left}, or a key of contract {contract.name}: "
+                f"{', '.join(topics)}."
+            )
+        topic, name = (left, right) if left.startswith("/") else (right, topics[left])
+        if topic not in recorded:
+            raise UserError(f"{left}:={right}: no topic '{topic}' in the bag; it holds: {', '.join(sorted(recorded))}.")
+        if not name.startswith("/"):
+            raise UserError(f"{left}:={right}: expected the full name of a topic, such as /{name}.")
+        if recorded[topic] != expected.get(name, recorded[topic]):
+            raise UserError(
+                f"{left}:={right}: {topic} carries {recorded[topic]}, but {name} is {expected[name]} in contract "
+                f"{contract.name}."
+            )
+        if name in names.values() and names.get(topic) != name:
+            raise UserError(f"{left}:={right}: another topic of the bag is played as {name} already.")
+        names[topic] = name
+    return names
+
+
+def as_played(recorded: Mapping[str, str], names: Mapping[str, str]) -> dict[str, str]:
+    """The topic of the bag by the name it is played under; one that is renamed takes another's place."""
+    taken = {name: topic for topic, name in names.items()}
+    return {topic: topic for topic in recorded if topic not in names and topic not in taken} | taken
+
+
+def renamed(recording: Iterable[RawMessage], names: Mapping[str, str]) -> Iterator[RawMessage]:
+    """The messages under the names they are played under."""
+    for message in recording:
+        yield message._replace(topic=names[message.topic]) if message.topic in names else message
 
 
 def played_topics(
@@ -53,15 +103,6 @@ def answer_topics(contract: Contract) -> set[str]:
     """Topics that answer an observation: actions, rewards, and what the guard makes of actions."""
     specs = node_specs()
     return {_absolute(topic) for name in ANSWERING for topic in endpoints(specs[name].publishes, contract)}
-
-
-def offered_profiles(contract: Contract) -> dict[str, QosName]:
-    """The QoS profile that the graph's own publisher of each topic has, by topic."""
-    return {
-        _absolute(topic): endpoint.qos
-        for spec in node_specs().values()
-        for topic, endpoint in endpoints(spec.publishes, contract).items()
-    }
 
 
 def _absolute(topic: str) -> str:

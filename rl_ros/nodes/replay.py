@@ -9,8 +9,9 @@ from std_srvs.srv import SetBool
 from rl_ros.episodes import messages
 from rl_ros.episodes.bags import RawMessage, read_bag
 from rl_ros.episodes.ingest import EVENTS
-from rl_ros.episodes.replay import Playback, offered_profiles, played_topics, with_events
+from rl_ros.episodes.replay import Playback, as_played, played_topics, renamed, renames, with_events
 from rl_ros.errors import UserError
+from rl_ros.graph import offered_profiles, parse_arguments
 from rl_ros.nodes.base import Node, steady
 
 TIMER_SECONDS = 0.005
@@ -29,7 +30,10 @@ class Replay(Node):
         super().__init__("replay")
         settings = self.settings
         self.bag = read_bag(Path(settings["bag"]))
-        recorded = {topic: kind for topic, (kind, _) in self.bag.topics.items()}
+        held = {topic: kind for topic, (kind, _) in self.bag.topics.items()}
+        self.names = renames(parse_arguments(settings["renames"].split(), "/from:=/to"), held, self.contract)
+        self.topic_of = as_played(held, self.names)
+        recorded = {name: held[topic] for name, topic in self.topic_of.items()}
         self.topics = played_topics(recorded, self.contract, settings["topics"].split(), settings["without"].split())
         profiles = offered_profiles(self.contract)
         for topic, kind in self.topics.items():
@@ -49,7 +53,7 @@ class Replay(Node):
 
     def recording(self) -> Iterator[RawMessage]:
         """The messages of one pass."""
-        played = self.bag.read(self.topics)
+        played = renamed(self.bag.read([self.topic_of[name] for name in self.topics]), self.names)
         return with_events(played, self.contract) if self.makes_events else played
 
     def prepare(self) -> None:
