@@ -16,6 +16,7 @@ from std_srvs.srv import Trigger
 
 from rl_ros.contract import Contract
 from rl_ros.episodes import messages
+from rl_ros.episodes.assemble import Tick
 from rl_ros.episodes.bags import read_bag
 from rl_ros.episodes.record import EpisodeFile
 from rl_ros.errors import UserError
@@ -25,6 +26,7 @@ from rl_ros.nodes.goal_encoder import GoalEncoder
 from rl_ros.nodes.policy import Policy
 from rl_ros.nodes.recorder import EVENTS, Recorder
 from rl_ros.robots.arm import Arm
+from rl_ros.training.acting import ExploringActor
 
 RELIABLE = QoSProfile(depth=10, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 SECOND = 1_000_000_000
@@ -90,79 +92,158 @@ class GuardBench:
     """An arm_guard with an arm at home that is told what to do."""
 
     def __init__(self, bench: Bench) -> None:
-        self.bench, self.arm = bench, Arm()
-        bench.add(ArmGuard)
+        self.bench, self.arm, self.stamp = bench, Arm(), SECOND
+        self.node = ArmGuard()
+        bench.add(lambda: self.node)
         self.commands = bench.listen("arm_controller/joint_trajectory", "trajectory_msgs/msg/JointTrajectory")
         self.states = bench.listen("arm_guard/state", "diagnostic_msgs/msg/DiagnosticArray")
         self.joints = bench.sender("joint_states", "sensor_msgs/msg/JointState")
         self.action = bench.sender("/policy/action", "geometry_msgs/msg/TwistStamped")
         self.gripper = bench.sender("/policy/gripper", "sensor_msgs/msg/JointState")
         assert bench.until(lambda: bench.peer.count_publishers("/arm_controller/joint_trajectory") == 1)
+        # Discovery: nothing is asserted before a first action has come all the way through.
+        assert bench.until(lambda: self.act([0.0, 0.0, 0.0]) and self.commands and self.states)
+        self.forget()
 
-    def act(self, stamp: int, velocity: object, gripper: float = 1.0) -> None:
-        """One tick: where the arm is, and an action that answers it."""
-        self.joints(messages.joint_state_cdr(stamp, self.arm.joint_names, self.arm.home))
-        self.action(messages.twist_cdr(stamp, "panda_link0", velocity))
-        self.gripper(messages.joint_state_cdr(stamp, ["gripper"], [gripper]))
+    def act(self, velocity: object, gripper: float = 1.0) -> int:
+        """The next tick: where the arm is, and an action that answers it; its stamp."""
+        self.stamp += SECOND // 10
+        self.joints(messages.joint_state_cdr(self.stamp, self.arm.joint_names, self.arm.home))
+        self.action(messages.twist_cdr(self.stamp, "panda_link0", velocity))
+        self.gripper(messages.joint_state_cdr(self.stamp, ["gripper"], [gripper]))
+        return self.stamp
 
-    def commanded(self, count: int) -> np.ndarray:
-        """Positions of the command with this number, counted from 1."""
-        assert self.bench.until(lambda: len(self.commands) >= count), f"{len(self.commands)} commands"
-        trajectory = messages.decode("trajectory_msgs/msg/JointTrajectory", self.commands[count - 1])
-        return np.array(trajectory.points[0].positions)
+    def forget(self) -> None:
+        """Leave out what was told so far."""
+        self.bench.until(lambda: False, seconds=0.1)
+        self.commands.clear()
+        self.states.clear()
 
-    def code(self) -> str:
-        """The last reason that was published."""
-        return messages.status_of(self.states[-1]).name
+    def answered(self, stamp: int) -> np.ndarray:
+        """Positions of the command that answers the observation with that stamp."""
+        assert self.bench.until(lambda: any(messages.stamp_of(cdr) == stamp for cdr in self.commands))
+        [cdr] = [cdr for cdr in self.commands if messages.stamp_of(cdr) == stamp][:1]
+        return np.array(messages.decode("trajectory_msgs/msg/JointTrajectory", cdr).points[0].positions)
+
+    def codes(self) -> list[str]:
+        """The reasons that were published."""
+        return [messages.status_of(cdr).name for cdr in self.states]
+
+    def rearm(self) -> None:
+        """Call the service."""
+        client = self.bench.peer.create_client(Trigger, "arm_guard/rearm")
+        assert self.bench.until(client.service_is_ready)
+        answer = client.call_async(Trigger.Request())
+        assert self.bench.until(answer.done)
+        assert answer.result().success
+
+
+PATIENT = {"contract": "grasp", "ramp": 0.0, "joint_state_age": 5.0, "watchdog": 5.0, "burst": 50}
+"""A busy machine is no fault in the tests that are not about time."""
 
 
 @pytest.fixture
 def guard(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> GuardBench:
-    with_parameters(monkeypatch, contract="grasp", watchdog=0.3)
-    made = GuardBench(bench)
-    # Discovery: nothing is asserted before a first action has come all the way through.
-    assert bench.until(lambda: made.act(SECOND, [0.0, 0.0, 0.0]) or made.commands)
-    assert bench.until(lambda: made.states)
-    made.commands.clear()
-    return made
+    with_parameters(monkeypatch, **PATIENT)
+    return GuardBench(bench)
 
 
 def test_the_guard_passes_a_good_action_with_its_stamp(guard: GuardBench) -> None:
-    guard.act(2 * SECOND, [0.0, 0.1, 0.0])
-    moved = guard.commanded(1)
-    assert messages.stamp_of(guard.commands[0]) == 2 * SECOND
+    moved = guard.answered(guard.act([0.0, 0.1, 0.0]))
     step = guard.arm.forward(moved)[0] - guard.arm.forward(guard.arm.home)[0]
     np.testing.assert_allclose(step, [0.0, 0.01, 0.0], atol=1e-4)
 
 
 def test_the_guard_holds_still_on_nan_and_says_why(guard: GuardBench) -> None:
-    guard.act(2 * SECOND, [0.0, np.nan, 0.0])
-    np.testing.assert_allclose(guard.commanded(1), guard.arm.home)
-    assert guard.bench.until(lambda: guard.code() == "not_finite")
+    np.testing.assert_allclose(guard.answered(guard.act([0.0, np.nan, 0.0])), guard.arm.home)
+    assert guard.bench.until(lambda: guard.codes()[-1:] == ["not_finite"])
 
 
-def test_the_watchdog_needs_no_ros_clock(guard: GuardBench) -> None:
+def test_joint_states_that_are_none_do_not_end_the_guard(guard: GuardBench) -> None:
+    guard.joints(messages.joint_state_cdr(guard.stamp + 1, ["elbow"], [0.0]))
+    assert guard.bench.until(lambda: guard.codes()[-1:] == ["joint_state_invalid"])
+    assert np.abs(guard.answered(guard.act([0.1, 0.0, 0.0])) - guard.arm.home).max() > 1e-3
+
+
+def test_the_watchdog_needs_no_ros_clock(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     # Nothing publishes /clock here, so ROS time stands still for a node with use_sim_time.
-    guard.act(2 * SECOND, [0.0, 0.0, 0.1])
-    guard.commanded(1)
-    assert guard.bench.until(lambda: guard.code() == "watchdog", seconds=5.0)
-    np.testing.assert_allclose(guard.commanded(2), guard.arm.home)
+    with_parameters(monkeypatch, **{**PATIENT, "watchdog": 0.3})
+    guard = GuardBench(bench)
+    stamp = guard.act([0.0, 0.0, 0.1])
+    guard.answered(stamp)
+    assert bench.until(lambda: guard.codes()[-1:] == ["watchdog"], seconds=5.0)
+    last = messages.decode("trajectory_msgs/msg/JointTrajectory", guard.commands[-1])
+    np.testing.assert_allclose(last.points[0].positions, guard.arm.home)
 
 
 def test_an_emergency_stop_holds_until_it_is_rearmed(guard: GuardBench) -> None:
     stop = guard.bench.sender("emergency_stop", "std_msgs/msg/Bool")
     stop(messages.encode("std_msgs/msg/Bool", messages.message("std_msgs/msg/Bool", data=True)))
-    assert guard.bench.until(lambda: guard.code() == "emergency_stop")
-    guard.commands.clear()
-    guard.act(3 * SECOND, [0.1, 0.0, 0.0])
-    np.testing.assert_allclose(guard.commanded(1), guard.arm.home)
-    client = guard.bench.peer.create_client(Trigger, "arm_guard/rearm")
-    assert guard.bench.until(client.service_is_ready)
-    answer = client.call_async(Trigger.Request())
-    assert guard.bench.until(answer.done)
-    assert answer.result().success
-    guard.act(4 * SECOND, [0.1, 0.0, 0.0])
-    assert np.abs(guard.commanded(2) - guard.arm.home).max() > 1e-3
+    assert guard.bench.until(lambda: guard.codes()[-1:] == ["emergency_stop"])
+    np.testing.assert_allclose(guard.answered(guard.act([0.1, 0.0, 0.0])), guard.arm.home)
+    guard.rearm()
+    assert np.abs(guard.answered(guard.act([0.1, 0.0, 0.0])) - guard.arm.home).max() > 1e-3
+
+
+def test_an_operator_who_falls_silent_stops_the_arm(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    with_parameters(monkeypatch, **{**PATIENT, "heartbeat": 0.5})
+    bench.add(ArmGuard)
+    states = bench.listen("arm_guard/state", "diagnostic_msgs/msg/DiagnosticArray")
+    joints = bench.sender("joint_states", "sensor_msgs/msg/JointState")
+    beat = bench.sender("operator/heartbeat", "std_msgs/msg/Empty")
+    assert bench.until(lambda: beat(b"\x00\x01\x00\x00\x00") or bench.peer.count_publishers("arm_guard/state"))
+    joints(messages.joint_state_cdr(SECOND, Arm().joint_names, Arm().home))
+    assert bench.until(lambda: states)
+    said = messages.status_of(states[-1])
+    assert (said.name, said.values["heartbeat"]) == ("heartbeat_lost", "0.5 s")
+
+
+def test_a_second_policy_stops_the_arm(guard: GuardBench) -> None:
+    topic, kind = "/policy/action", message_class("geometry_msgs/msg/TwistStamped")
+    other = guard.bench.peer.create_publisher(kind, topic, RELIABLE)
+    assert guard.bench.until(lambda: guard.codes()[-1:] == ["second_publisher"])
+    assert "2 publishers on /policy/action" in messages.status_of(guard.states[-1]).text
+    np.testing.assert_allclose(guard.answered(guard.act([0.1, 0.0, 0.0])), guard.arm.home)
+    guard.bench.peer.destroy_publisher(other)
+    assert guard.bench.until(lambda: not guard.node.sentry.intruders)
+    assert np.abs(guard.answered(guard.act([0.1, 0.0, 0.0])) - guard.arm.home).max() > 1e-3
+
+
+def test_a_stranger_at_the_controllers_stops_the_arm(guard: GuardBench) -> None:
+    kind = message_class("trajectory_msgs/msg/JointTrajectory")
+    guard.bench.peer.create_publisher(kind, "arm_controller/joint_trajectory", RELIABLE)
+    assert guard.bench.until(lambda: guard.codes()[-1:] == ["second_publisher"])
+    assert "2 publishers on /arm_controller/joint_trajectory" in messages.status_of(guard.states[-1]).text
+
+
+def test_a_check_that_is_turned_off_is_told_at_the_start_and_in_every_state(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with_parameters(monkeypatch, **{**PATIENT, "disabled_checks": "acceleration table"})
+    guard = GuardBench(bench)
+    said = capfd.readouterr().err
+    assert "turned off by disabled_checks: acceleration, table" in said
+    assert "heartbeat is off" in said
+    guard.act([9.0, 0.0, 0.0])
+    assert bench.until(lambda: guard.states)
+    state = messages.status_of(guard.states[-1])
+    assert state.values == {
+        "interventions": "speed_limited",
+        "disabled_checks": "acceleration table",
+        "heartbeat": "off",
+    }
+    assert state.level == messages.WARN
+
+
+def test_every_episode_begins_with_the_state(guard: GuardBench) -> None:
+    """So that each bag tells what was turned off."""
+    events = guard.bench.sender("episode/event", "diagnostic_msgs/msg/DiagnosticArray")
+    guard.answered(guard.act([0.0, 0.0, 0.0]))
+    assert not guard.states  # nothing new
+    events(messages.status_cdr(0, "prepare", "", {"episode": "1", "seed": "1"}))
+    assert guard.bench.until(lambda: guard.node.said is None)
+    guard.act([0.0, 0.0, 0.0])
+    assert guard.bench.until(lambda: guard.codes() == ["ok"])
 
 
 def test_a_goal_becomes_the_desired_goal_with_its_stamp(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -170,6 +251,8 @@ def test_a_goal_becomes_the_desired_goal_with_its_stamp(bench: Bench, monkeypatc
     bench.add(GoalEncoder)
     heard = bench.listen("/goal/latent", "sensor_msgs/msg/JointState")
     send = bench.sender("goal/pose", "geometry_msgs/msg/PoseStamped")
+    start = bench.sender("episode/event", STATUS)
+    start(messages.status_cdr(6 * SECOND, "start", "", {"episode": "0", "seed": "0"}))
     assert bench.until(lambda: bench.peer.count_publishers("/goal/latent") == 1)
     assert bench.until(lambda: send(messages.pose_cdr(7 * SECOND, "panda_link0", [0.5, 0.0, 0.1])) or heard)
     goal = messages.value(Contract.load("grasp").goal.desired_goal, heard[0])
@@ -188,6 +271,33 @@ def test_a_policy_that_does_not_fit_is_refused_and_the_old_one_stays(
     assert not result.successful
     assert "no such policy bundle" in result.reason
     assert node.actor is before
+
+
+def test_exploring_actions_differ_within_limits_and_follow_from_the_seed() -> None:
+    contract = Contract.load("grasp")
+
+    class Still:
+        privileged = False
+
+        def reset(self, seed: int) -> None: ...
+
+        def act(self, tick: Tick) -> np.ndarray:
+            return np.array([0.0, 0.0, 0.0, 1.0], np.float32)
+
+    def actions(seed: int, share: float = 0.3) -> np.ndarray:
+        actor = ExploringActor(Still(), contract, share)
+        actor.reset(seed)
+        return np.stack([actor.act(Tick(0)) for _ in range(400)])
+
+    found = actions(1)
+    assert found.dtype == np.float32
+    assert (found >= contract.action_low).all()
+    assert (found <= contract.action_high).all()
+    assert set(found[:, 3]) == {0.0, 1.0}  # the gripper is open or closed, never between
+    assert 0.05 < (found[:, 3] == 0.0).mean() < 0.25  # half of the random ones
+    np.testing.assert_array_equal(found, actions(1))
+    assert (found != actions(2)).any()
+    assert actions(1, 1.0)[:, :3].std() > 2 * actions(1, 0.1)[:, :3].std()
 
 
 @pytest.mark.parametrize(

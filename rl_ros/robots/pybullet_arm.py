@@ -76,12 +76,16 @@ class Light:
 
 @dataclass(frozen=True)
 class Start:
-    """Where the tool may be when an episode begins, m, and the opening of each finger, m."""
+    """Where the tool may be when an episode begins, m, and the opening of each finger, m.
+
+    Every object's centre is at least `clearance` away from it in the plane, m.
+    """
 
     x: Range
     y: Range
     z: Range
     gripper: float
+    clearance: float
 
 
 @dataclass(frozen=True)
@@ -193,11 +197,13 @@ class JointReading:
     efforts: NDArray[np.float64]
 
 
-_SOLVER_ITERATIONS = 50
+_SOLVER_ITERATIONS = 20  # what a step of the moving arm costs is half the solver's with 50
+_SOLVER_RESIDUAL = 1e-5  # at which it stops before
 _POSITION_GAIN = 0.2  # share of the position error that the joint motors remove in one step
-_FINGER_FORCE = 20.0  # N, as in the URDF
+_FINGER_FORCE = 10.0  # N; with twice as much, which the URDF allows, the solver lets fingers sink into what they hold
 _FINGER_FRICTION = 1.0
-_SETTLE_SECONDS = 0.1
+_CYLINDER_CONTACT = {"contactStiffness": 1e4, "contactDamping": 30.0}  # N/m, N s/m
+_SETTLE_SECONDS = 0.05
 _PLACING_TRIES = 1000
 
 
@@ -233,8 +239,12 @@ class PyBulletArm:
             "positionGains": [_POSITION_GAIN] * 7,
             "velocityGains": [1.0] * 7,
         }
+        self._starts: dict[tuple[float, ...], NDArray[np.float64]] = {}
+        """Joint positions by the tool position that they give."""
         self._client: int = pybullet.connect(pybullet.DIRECT)
         try:
+            self._load_world(scene)
+            self._loaded: int = pybullet.saveState(physicsClientId=self._client)
             self.reset(0)
         except UserError:
             self.close()
@@ -259,13 +269,21 @@ class PyBulletArm:
             UserError: the objects do not fit on the table without touching, or the tool cannot reach its start.
         """
         generator = np.random.default_rng(seed)
-        placements = self._draw_placements(generator)
-        start, gripper = self._draw_start(generator)
+        placements, position = self._draw_places(generator)
         # Looks are drawn last, so that a seed puts the objects in the same place with and without them.
-        self._looks = _draw_looks(self.scene, generator) if self._randomise else self.scene
-        self._load_world(placements)
-        self._place_arm(start, gripper)
-        self._view = _View(self._looks.camera)
+        if self._randomise:
+            self._load_world(_draw_looks(self.scene, generator))
+        else:
+            # Ten times faster than loading, and the same to the bit: everything is taken apart first, because contacts
+            # that are remembered would push a little differently than new ones.
+            for height, item in enumerate(self.scene.objects, start=2):
+                self.place_object(item.name, (0.0, 0.0, float(height)), 0.0)
+            self._place_arm(self.arm.home, self.scene.start.gripper)
+            pybullet.performCollisionDetection(physicsClientId=self._client)
+            pybullet.restoreState(self._loaded, physicsClientId=self._client)
+        for item, (x, y, yaw) in zip(self.scene.objects, placements, strict=True):
+            self.place_object(item.name, (x, y, item.size[2] / 2), yaw)
+        self._place_arm(self._start_positions(position), self.scene.start.gripper)
         self._step_count = 0
         self.advance(_SETTLE_SECONDS)
         self._step_count = 0
@@ -284,12 +302,16 @@ class PyBulletArm:
             ValueError: positions are not seven finite numbers, or duration is negative or not finite.
         """
         target = np.asarray(positions, dtype=np.float64)
-        if target.shape != (7,) or not np.isfinite(target).all():
+        if target.shape != (7,) or not all(map(math.isfinite, target.tolist())):
             raise ValueError(f"positions must be seven finite numbers, not {target.tolist()}")
         if not (math.isfinite(duration) and duration >= 0):
             raise ValueError(f"duration must be finite and not negative, not {duration}")
-        self._line = (self._arm_target, target.copy())
-        self._line_steps = max(1, round(duration * self.physics_rate))
+        count = max(1, round(duration * self.physics_rate))
+        start = np.array(self._arm_target)
+        change = (target - start) / count
+        # All points at once, as lists, for little is done between two steps of the physics.
+        self._line = (start + np.arange(1.0, count + 1.0)[:, None] * change).tolist()
+        self._line_velocity = (change * self.physics_rate).tolist()
         self._line_done = 0
 
     def set_gripper_target(self, width_per_finger: float) -> None:
@@ -333,12 +355,28 @@ class PyBulletArm:
             efforts=np.array([state[3] for state in states]),
         )
 
+    def joint_positions(self) -> NDArray[np.float64]:
+        """The seven arm joints, rad, then the two fingers, m; (9,)."""
+        states = pybullet.getJointStates(self._body, self._joints, physicsClientId=self._client)
+        return np.array([state[0] for state in states])
+
     def tool_pose(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Position of the tool frame, m, (3,), and its orientation as a quaternion x, y, z, w (4,)."""
         state = pybullet.getLinkState(
             self._body, self._tool_link, computeForwardKinematics=True, physicsClientId=self._client
         )
         return np.array(state[4]), np.array(state[5])
+
+    def tool_twist(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Linear, m/s, and angular, rad/s, velocity of the tool frame in the base's axes, each (3,)."""
+        state = pybullet.getLinkState(
+            self._body,
+            self._tool_link,
+            computeLinkVelocity=True,
+            computeForwardKinematics=True,
+            physicsClientId=self._client,
+        )
+        return np.array(state[6]), np.array(state[7])
 
     def object_poses(self) -> dict[str, tuple[NDArray[np.float64], NDArray[np.float64]]]:
         """Position of each object's centre, m, (3,), and orientation as a quaternion x, y, z, w (4,), by name."""
@@ -347,6 +385,29 @@ class PyBulletArm:
             position, quaternion = pybullet.getBasePositionAndOrientation(body, physicsClientId=self._client)
             poses[name] = (np.array(position), np.array(quaternion))
         return poses
+
+    def object_twists(self) -> dict[str, tuple[NDArray[np.float64], NDArray[np.float64]]]:
+        """Linear, m/s, and angular, rad/s, velocity of each object's centre in the base's axes, (3,), by name."""
+        twists = {}
+        for name, body in self._object_bodies.items():
+            linear, angular = pybullet.getBaseVelocity(body, physicsClientId=self._client)
+            twists[name] = (np.array(linear), np.array(angular))
+        return twists
+
+    def place_object(self, name: str, position: Vector, yaw: float) -> None:
+        """Puts an object's centre at a position, m, turned by `yaw` rad about the vertical, at rest."""
+        body, turned = self._object_bodies[name], (0.0, 0.0, math.sin(yaw / 2), math.cos(yaw / 2))
+        pybullet.resetBasePositionAndOrientation(body, position, turned, physicsClientId=self._client)
+        pybullet.resetBaseVelocity(body, (0.0, 0.0, 0.0), (0.0, 0.0, 0.0), physicsClientId=self._client)
+
+    def place_tool(self, position: Vector) -> None:
+        """Puts the tool at a position, m, pointing down, at rest; the fingers stay as they are.
+
+        Raises:
+            UserError: the arm does not reach that far.
+        """
+        fingers = self.joint_state().positions[7:]
+        self._place_arm(self._start_positions(position), float(fingers.mean()))
 
     def image(self) -> NDArray[np.uint8]:
         """What the camera sees now: RGB, uint8 (height, width, 3)."""
@@ -376,16 +437,24 @@ class PyBulletArm:
         """Position (3,), m, and rotation (3, 3) of the optical frame: x right, y down, z into the picture."""
         return self._view.position.copy(), self._view.rotation.copy()
 
-    def _draw_placements(self, generator: np.random.Generator) -> list[tuple[float, float, float]]:
-        """x, y and yaw of every object, apart from each other by at least their half diagonals."""
+    def _draw_places(self, generator: np.random.Generator) -> tuple[list[tuple[float, float, float]], Vector]:
+        """x, y and yaw of every object, and the tool's position.
+
+        Objects are apart from each other by at least their half diagonals, and from the tool by the start's clearance.
+        """
+        start = self.scene.start
         for _ in range(_PLACING_TRIES):
             drawn = [
                 (generator.uniform(*item.x), generator.uniform(*item.y), generator.uniform(*item.yaw))
                 for item in self.scene.objects
             ]
             if self._apart(drawn):
-                return drawn
-        raise UserError(f"scene {self.scene.name}: the objects do not fit on the table without touching.")
+                tool = (generator.uniform(*start.x), generator.uniform(*start.y), generator.uniform(*start.z))
+                if all(math.dist(tool[:2], place[:2]) >= start.clearance for place in drawn):
+                    return drawn, tool
+        raise UserError(
+            f"scene {self.scene.name}: the objects do not fit on the table without touching each other or the tool."
+        )
 
     def _apart(self, drawn: list[tuple[float, float, float]]) -> bool:
         largest = 1.0 + self.scene.randomisation.object_size
@@ -394,29 +463,33 @@ class PyBulletArm:
             math.dist(drawn[i][:2], drawn[j][:2]) > radii[i] + radii[j] for i in range(len(drawn)) for j in range(i)
         )
 
-    def _draw_start(self, generator: np.random.Generator) -> tuple[NDArray[np.float64], float]:
-        """Joint positions (7,) that put the tool, pointing down, somewhere within the start ranges."""
-        start = self.scene.start
-        position = [generator.uniform(*start.x), generator.uniform(*start.y), generator.uniform(*start.z)]
-        positions, error = self.arm.inverse(self.arm.home, position, self.arm.down(), iterations=100)
-        if error > 1e-4:
-            raise UserError(f"scene {self.scene.name}: the arm cannot reach its start at {position}.")
-        return positions, start.gripper
+    def _start_positions(self, position: Vector) -> NDArray[np.float64]:
+        """Joint positions (7,) that put the tool there, pointing down."""
+        if position not in self._starts:
+            positions, error = self.arm.inverse(self.arm.home, position, self.arm.down(), iterations=100)
+            if error > 1e-4:
+                raise UserError(f"scene {self.scene.name}: the arm cannot reach its start at {list(position)}.")
+            # Where a scene has one start, as most do, it is computed once.
+            self._starts = {position: positions}
+        return self._starts[position]
 
-    def _load_world(self, placements: list[tuple[float, float, float]]) -> None:
+    def _load_world(self, looks: Scene) -> None:
+        """Everything that is there, none of it in its place yet."""
         client = self._client
+        self._looks, self._view = looks, _View(looks.camera)
         pybullet.resetSimulation(physicsClientId=client)
         pybullet.setPhysicsEngineParameter(
             fixedTimeStep=1.0 / self.physics_rate,
             numSolverIterations=_SOLVER_ITERATIONS,
+            solverResidualThreshold=_SOLVER_RESIDUAL,
             deterministicOverlappingPairs=1,
             physicsClientId=client,
         )
         pybullet.setGravity(0.0, 0.0, -9.81, physicsClientId=client)
-        table = self._looks.table
+        table = looks.table
         half = [edge / 2 for edge in table.size]
         self._add_body(
-            pybullet.GEOM_BOX, {"halfExtents": half}, 0.0, table.colour, table.friction, (*table.centre, -half[2]), 0.0
+            pybullet.GEOM_BOX, {"halfExtents": half}, 0.0, table.colour, table.friction, (*table.centre, -half[2])
         )
         self._body: int = pybullet.loadURDF(
             str(self.arm.urdf),
@@ -453,15 +526,17 @@ class PyBulletArm:
         )
         pybullet.changeConstraint(gear, gearRatio=-1, erp=0.2, maxForce=100, physicsClientId=client)
         self._object_bodies: dict[str, int] = {}
-        for item, (x, y, yaw) in zip(self._looks.objects, placements, strict=True):
+        for item in looks.objects:
             if item.shape == "box":
                 shape = pybullet.GEOM_BOX
                 extent: dict[str, Any] = {"halfExtents": [edge / 2 for edge in item.size]}
             else:
                 shape, extent = pybullet.GEOM_CYLINDER, {"radius": item.size[0] / 2, "height": item.size[2]}
-            self._object_bodies[item.name] = self._add_body(
-                shape, extent, item.mass, item.colour, item.friction, (x, y, item.size[2] / 2), yaw
-            )
+            body = self._add_body(shape, extent, item.mass, item.colour, item.friction, (0.0, 0.0, 0.0))
+            if item.shape == "cylinder":
+                # Without a spring in its contacts a flat cylinder that slides sinks a third of its height in.
+                pybullet.changeDynamics(body, -1, **_CYLINDER_CONTACT, physicsClientId=client)
+            self._object_bodies[item.name] = body
 
     def _add_body(
         self,
@@ -470,8 +545,7 @@ class PyBulletArm:
         mass: float,
         colour: Vector,
         friction: float,
-        position: tuple[float, float, float],
-        yaw: float,
+        position: Vector,
     ) -> int:
         client = self._client
         # A cylinder's height has another name in the visual than in the collision shape.
@@ -483,7 +557,6 @@ class PyBulletArm:
                 shape, **drawn, rgbaColor=(*colour, 1.0), physicsClientId=client
             ),
             basePosition=position,
-            baseOrientation=(0.0, 0.0, math.sin(yaw / 2), math.cos(yaw / 2)),
             physicsClientId=client,
         )
         pybullet.changeDynamics(body, -1, lateralFriction=friction, physicsClientId=client)
@@ -492,29 +565,28 @@ class PyBulletArm:
     def _place_arm(self, positions: NDArray[np.float64], gripper: float) -> None:
         for joint, position in zip(self._joints, (*positions, gripper, gripper), strict=True):
             pybullet.resetJointState(self._body, joint, float(position), 0.0, physicsClientId=self._client)
-        self._arm_target = positions
+        self._arm_target: list[float] = positions.tolist()
         self.set_arm_target(positions, 0.0)
         self.set_gripper_target(gripper)
 
     def _follow_line(self) -> None:
         """Sends the joint motors the next point of the line; once past its end, where to stand still."""
-        if self._line_done > self._line_steps:
+        if self._line_done > len(self._line):
             return
-        start, end = self._line
-        self._line_done += 1
-        if self._line_done <= self._line_steps:
-            self._arm_target = start + (self._line_done / self._line_steps) * (end - start)
-            self._drive(self._arm_target, (end - start) * (self.physics_rate / self._line_steps))
+        if self._line_done < len(self._line):
+            self._arm_target = self._line[self._line_done]
+            self._drive(self._arm_target, self._line_velocity)
         else:
-            self._drive(end, np.zeros(7))
+            self._drive(self._arm_target, [0.0] * 7)
+        self._line_done += 1
 
-    def _drive(self, positions: NDArray[np.float64], velocities: NDArray[np.float64]) -> None:
+    def _drive(self, positions: list[float], velocities: list[float]) -> None:
         pybullet.setJointMotorControlArray(
             self._body,
             self._arm_joints,
             pybullet.POSITION_CONTROL,
-            targetPositions=positions.tolist(),
-            targetVelocities=velocities.tolist(),
+            targetPositions=positions,
+            targetVelocities=velocities,
             physicsClientId=self._client,
             **self._motor_settings,
         )
