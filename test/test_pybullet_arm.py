@@ -249,3 +249,65 @@ def test_a_scene_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     del content["camera"]["eye"]
     with pytest.raises(UserError, match="camera.eye is missing"):
         _written(tmp_path, content)
+
+
+def test_twists_are_how_poses_change(world: PyBulletArm) -> None:
+    world.reset(3)
+    grasp = world.object_poses()["cube"][0]
+    _move(world, np.array([*grasp[:2] - (0.0, 0.1), 0.03]))
+    target, _ = world.arm.inverse(world.joint_state().positions[:7], [*grasp[:2], 0.03], world.arm.down(0.3))
+    world.set_arm_target(target, 0.5)
+    world.advance(0.3)  # the hand is pushing the cube by now
+    pushed = 0.0
+    for _ in range(6):
+        before = {"tool": world.tool_pose(), **world.object_poses()}
+        world.advance(1.0 / world.physics_rate)
+        after = {"tool": world.tool_pose(), **world.object_poses()}
+        twists = {"tool": world.tool_twist(), **world.object_twists()}
+        for name, (linear, angular) in twists.items():
+            moved = (after[name][0] - before[name][0]) * world.physics_rate
+            np.testing.assert_allclose(linear, moved, atol=0.01)
+            turned = _turn(before[name][1], after[name][1]) * world.physics_rate
+            np.testing.assert_allclose(angular, turned, atol=0.05)
+        pushed = max(pushed, float(np.linalg.norm(twists["cube"][0])))
+        assert np.linalg.norm(twists["tool"][0]) > 0.1
+        assert abs(twists["tool"][1][2]) > 0.2
+    assert pushed > 0.05
+
+
+def _turn(before: NDArray[np.float64], after: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Rotation vector (3,), rad, from one quaternion x, y, z, w to another; for small angles."""
+    x, y, z, w = before
+    # after * conjugate(before), its vector part.
+    vector = -after[3] * before[:3] + w * after[:3] - np.cross(after[:3], (x, y, z))
+    scalar = float(after @ before)
+    turned: NDArray[np.float64] = 2.0 * vector / scalar
+    return turned
+
+
+def test_a_puck_slides_on_the_table_and_stops_where_friction_says(arm: Arm) -> None:
+    scene = Scene.load(share_file("sim/scenes/slide.yaml"))
+    with PyBulletArm(scene, arm, physics_rate=120.0) as world:
+        world.reset(0)
+        half = scene.objects[0].size[2] / 2
+        start, _ = world.object_poses()["puck"]
+        _hit(world, start)
+        first = world.object_poses()["puck"][0]
+        speed = float(np.linalg.norm(world.object_twists()["puck"][0][:2]))
+        assert speed > 0.2
+        for _ in range(60):
+            world.advance(0.05)
+            assert abs(world.object_poses()["puck"][0][2] - half) < 2e-3
+        distance = float(np.linalg.norm(world.object_poses()["puck"][0][:2] - first[:2]))
+        friction = scene.objects[0].friction * scene.table.friction
+        assert distance == pytest.approx(speed**2 / (2 * friction * 9.81), rel=0.15)
+        assert np.linalg.norm(world.object_twists()["puck"][0]) < 0.01
+
+
+def _hit(world: PyBulletArm, puck: NDArray[np.float64]) -> None:
+    """Goes behind the puck and knocks it forward."""
+    x, y, _ = puck
+    _move(world, np.array([x - 0.08, y, 0.1]))
+    _move(world, np.array([x - 0.08, y, 0.02]))
+    _move(world, np.array([x - 0.035, y, 0.02]), 0.1)
+    world.advance(0.1)

@@ -16,6 +16,7 @@ class Grasp:
     """Observations hold `tool_position` (3,) and `finger_position` (2,), auxiliary values `object_position` (3,), m."""
 
     name: ClassVar[str] = "grasp"
+    ends_with_success: ClassVar[bool] = True
 
     def goal_pose(self, seed: int) -> np.ndarray:
         """Straight above the table's middle, at the height that counts as lifted, for every seed."""

@@ -34,6 +34,8 @@ class Task(Protocol):
     """A task. Its data are those of the contract that names it."""
 
     name: ClassVar[str]
+    ends_with_success: ClassVar[bool]
+    """Whether success terminates an episode; else it goes on to be truncated, and success can be lost again."""
 
     def goal_pose(self, seed: int) -> np.ndarray:
         """The desired goal of the episode with this seed, as a position, float64 (3,) m."""
@@ -55,8 +57,12 @@ def make_task(name: str) -> Task:
         UserError: there is none.
     """
     from rl_ros.tasks.grasp import Grasp
+    from rl_ros.tasks.pick_and_place import PickAndPlace
+    from rl_ros.tasks.push import Push
+    from rl_ros.tasks.reach import Reach
+    from rl_ros.tasks.slide import Slide
 
-    tasks: dict[str, type[Task]] = {task.name: task for task in (Grasp,)}
+    tasks: dict[str, type[Task]] = {task.name: task for task in (Grasp, Reach, Push, Slide, PickAndPlace)}
     if name not in tasks:
         raise UserError(f"no task is named '{name}'; there are: {', '.join(sorted(tasks))}.")
     return tasks[name]()
