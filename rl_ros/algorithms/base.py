@@ -2,7 +2,8 @@
 
 An algorithm says what its networks are and what its loss is. Everything else is the recipe, the same for all, so that
 a comparison compares ideas: shifted images, the auxiliary loss on image features, AdamW with warm-up and a cosine to
-zero, a running mean of the policy's weights, which is what is exported.
+zero, a running mean of the policy's weights, which is what is exported. Algorithms that learn online, without an end
+in sight, have a constant learning rate and export the weights as they are.
 """
 
 from __future__ import annotations
@@ -11,9 +12,9 @@ import copy
 import importlib
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any, ClassVar, cast
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, ClassVar, Literal, cast
 
 import numpy as np
 import torch
@@ -21,14 +22,37 @@ from torch import Tensor, nn
 
 from rl_ros import schema
 from rl_ros.contract import Contract
+from rl_ros.episodes.hindsight import Hindsight
 from rl_ros.episodes.memory import Batch, ReplayMemory
 from rl_ros.errors import UserError
+from rl_ros.networks.critics import StackedCritic
 from rl_ros.networks.layers import DESIRED_GOAL, Normalisation, Standardise, move_towards, shift_images
 from rl_ros.networks.policies import Policy
 
 ALGORITHMS: dict[str, str] = {
+    "awac": "rl_ros.algorithms.awac:AdvantageWeightedActorCritic",
+    "awr": "rl_ros.algorithms.awr:AdvantageWeightedRegression",
     "bc": "rl_ros.algorithms.bc:BehaviourCloning",
+    "bcq": "rl_ros.algorithms.bcq:BatchConstrainedQLearning",
+    "bear": "rl_ros.algorithms.bear:BEAR",
+    "brac": "rl_ros.algorithms.brac:BRAC",
+    "cal_ql": "rl_ros.algorithms.cal_ql:CalibratedQLearning",
+    "cql": "rl_ros.algorithms.cql:ConservativeQLearning",
+    "crr": "rl_ros.algorithms.crr:CriticRegularisedRegression",
+    "ddpg": "rl_ros.algorithms.ddpg:DeterministicPolicyGradient",
+    "gcbc": "rl_ros.algorithms.gcsl:GoalConditionedCloning",
+    "gciql": "rl_ros.algorithms.gciql:GoalConditionedIQL",
+    "gcivl": "rl_ros.algorithms.gcivl:GoalConditionedIVL",
+    "gcsl": "rl_ros.algorithms.gcsl:GoalConditionedSupervisedLearning",
+    "hiql": "rl_ros.algorithms.hiql:HierarchicalIQL",
     "iql": "rl_ros.algorithms.iql:ImplicitQLearning",
+    "latent_plans": "rl_ros.algorithms.latent_plans:LatentPlans",
+    "rebrac": "rl_ros.algorithms.rebrac:ReBRAC",
+    "rem": "rl_ros.algorithms.rem:RandomEnsembleMixture",
+    "sac": "rl_ros.algorithms.sac:SoftActorCritic",
+    "td3": "rl_ros.algorithms.td3:TwinDelayed",
+    "td3_bc": "rl_ros.algorithms.td3_bc:TD3PlusBehaviourCloning",
+    "wgcsl": "rl_ros.algorithms.wgcsl:WeightedGCSL",
 }
 """Every algorithm, by the name that `rl_ros train` takes: module and class."""
 
@@ -42,12 +66,22 @@ class Config:
     weight_decay: float = 1e-2
     batch_size: int = 64
     """Transitions an update."""
+    schedule: Literal["cosine", "constant"] = "cosine"
+    """Whether the learning rate warms up and then falls to 0 along a cosine, or never changes."""
     warm_up: float = 0.03
     """Share of training over which the learning rate rises to its value; it then falls to 0 along a cosine."""
     average_rate: float = 0.005
-    """Share of the way that the exported policy moves to the trained one at each update."""
+    """Share of the way that the exported policy moves to the trained one at each update; 1 exports the trained one."""
     hidden_size: int = 256
     """Width of the hidden layers."""
+    hidden_layers: int = 2
+    """How many of them, in every network."""
+    critic_layer_norm: bool = True
+    """Whether each hidden layer of the critics is followed by a LayerNorm."""
+    policy_layer_norm: bool = False
+    """The same for the policy."""
+    vector_limit: float = 0.0
+    """Standardised observations and goals are clipped to ± this; 0 leaves them as they are."""
     image_features: int = 128
     """Numbers that an image becomes."""
     image_shift: int = 1
@@ -57,6 +91,10 @@ class Config:
     more than on any other setting: where the object is must be known to a few millimetres."""
     action_std: float = 0.2
     """Standard deviation of the policy's continuous actions, where half of their range is 1."""
+    compile: bool = False
+    """Compile the loss with torch's inductor. Takes up to a minute at the beginning, needs a C++ compiler, and pays
+    where small operations outweigh matrix products (IQL). The arithmetic is the same to rounding, but not to the bit.
+    """
 
 
 @dataclass(frozen=True)
@@ -70,10 +108,22 @@ class Transitions:
     action: Tensor
     reward: Tensor
     terminated: Tensor
+    steps: Tensor
+    """float32 (batch,): ticks that `reward` adds up and `next_observation` lies ahead; 1 unless returns are of n
+    steps."""
+    demonstration: Tensor
+    """float32 (batch,): 1 where a demonstrator acted."""
+    extra: dict[str, Tensor] = field(default_factory=dict)
+    """What the algorithm's own `batches` added, each (batch, *shape)."""
 
 
 class Algorithm(ABC):
     """Learns a policy from batches of transitions.
+
+    An algorithm defines `build`, its networks by name, and `loss`, one scalar that an update descends. Parts of the
+    loss that share no weights can be added; a part that is left out of some updates (a delayed policy: ask
+    `self.updates`) leaves its networks as they are, moments of the optimiser included. A loss that looks through a
+    network which it must not train uses `rl_ros.networks.layers.frozen`.
 
     Args:
         contract: what the data mean.
@@ -84,6 +134,7 @@ class Algorithm(ABC):
 
     name: ClassVar[str]
     config_type: ClassVar[type[Config]]
+    policy_type: ClassVar[type[Policy]] = Policy
 
     def __init__(self, contract: Contract, normalisation: Normalisation, config: Config, seed: int) -> None:
         self.contract, self.normalisation, self.config = contract, normalisation, config
@@ -91,19 +142,32 @@ class Algorithm(ABC):
             torch.manual_seed(seed)
             self.networks = nn.ModuleDict(self.build())
         self.trained_policy = cast(Policy, self.networks["policy"])
-        self.policy: Policy = copy.deepcopy(self.trained_policy).requires_grad_(False)
-        """The policy to export: the running mean of `networks["policy"]`."""
+        self.policy: Policy = self.trained_policy
+        """The policy to export: the running mean of `networks["policy"]`, or that itself."""
+        if config.average_rate < 1.0:
+            self.policy = copy.deepcopy(self.trained_policy).requires_grad_(False)
+        self.hindsight: Hindsight | None = None
+        """How `batches` replaces goals; None leaves them as they were."""
         self.updates = 0
         self._parameters = {n: p for n, p in self.networks.named_parameters() if p.requires_grad}
-        self._optimiser = torch.optim.AdamW(
-            self._parameters.values(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
-        )
+        self._optimiser = torch.optim.AdamW(self._groups(), weight_decay=config.weight_decay, fused=True)
         self._generator = torch.Generator().manual_seed(seed)
+        if config.compile:
+            self._total_loss = torch.compile(self._total_loss)  # type: ignore[method-assign]
         self.schedule(0.0)
 
     def build(self) -> dict[str, nn.Module]:
         """The networks, by name: `policy`, and `auxiliary` where there is something for it to learn."""
-        policy = Policy(self.contract, self.normalisation, self.config.hidden_size, self.config.image_features)
+        config = self.config
+        policy = self.policy_type(
+            self.contract,
+            self.normalisation,
+            config.hidden_size,
+            config.image_features,
+            config.hidden_layers,
+            config.policy_layer_norm,
+            config.vector_limit,
+        )
         networks: dict[str, nn.Module] = {"policy": policy}
         if policy.encoder.image_size and self.contract.auxiliary and self.config.auxiliary_weight > 0:
             self.auxiliary_scale = nn.ModuleDict(
@@ -113,6 +177,32 @@ class Algorithm(ABC):
             networks["auxiliary"] = nn.Linear(policy.encoder.image_size, size)
         return networks
 
+    def critic(self, count: int, inputs: int) -> StackedCritic:
+        """Critics, or value functions, of the configured size."""
+        config = self.config
+        return StackedCritic(count, inputs, config.hidden_size, config.hidden_layers, config.critic_layer_norm)
+
+    def learning_rates(self) -> dict[str, float]:
+        """The learning rate of each network by its name in `networks`."""
+        return {name: self.config.learning_rate for name in self.networks}
+
+    def batches(self, memory: ReplayMemory, rows: np.ndarray, rng: np.random.Generator) -> Iterator[Batch]:
+        """What updates learn from: the transitions that begin at `rows`, relabelled where there is hindsight.
+
+        An algorithm that needs more of the recordings (a goal for each network, a window of ticks) overrides this,
+        and may give batches of a type of its own to its own `update`.
+
+        Args:
+            rows: int64 (updates, batch); all random numbers are drawn for the whole block at once.
+            rng: of goals.
+        """
+        if self.hindsight is None:
+            yield from map(memory.take, rows)
+            return
+        goal_rows = self.hindsight.goal_rows(rng, memory, rows)
+        for begin, goals in zip(rows, goal_rows, strict=True):
+            yield self.hindsight.relabel(memory, begin, goals, rng)
+
     @abstractmethod
     def loss(self, batch: Transitions, features: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """The scalar that an update descends, and the metrics to report; `features` are those of the observation."""
@@ -120,12 +210,26 @@ class Algorithm(ABC):
     def after_update(self) -> None:  # noqa: B027 (most have nothing to do here)
         """What follows each update, such as moving target networks."""
 
+    @torch.no_grad()
+    def explore(self, observation: Mapping[str, Tensor], desired_goal: Tensor) -> Tensor:
+        """The action to collect experience with, as `Policy.forward`; by default the policy's own."""
+        return self.trained_policy(observation, desired_goal)
+
+    def normalise(self, normalisation: Normalisation) -> None:
+        """Use other statistics from now on, as learning online finds them."""
+        self.normalisation = {**self.normalisation, **normalisation}
+        for encoder in {self.trained_policy.encoder, self.policy.encoder}:
+            for name, standardise in encoder.vectors.items():
+                cast(Standardise, standardise).set(self.normalisation[name])
+
     def schedule(self, fraction: float) -> None:
         """Set the learning rate for a point in training, from 0 (begin) to 1 (end)."""
+        if self.config.schedule == "constant":
+            return
         warm = min(1.0, (fraction + 1e-4) / self.config.warm_up) if self.config.warm_up > 0 else 1.0
         cosine = 0.5 * (1.0 + math.cos(math.pi * min(fraction, 1.0)))
         for group in self._optimiser.param_groups:
-            group["lr"] = self.config.learning_rate * warm * cosine
+            group["lr"] = group["initial_lr"] * warm * cosine
 
     def update(self, batch: Batch) -> dict[str, Tensor]:
         """Learn from one batch; metrics are scalar tensors, to be read (`float`) only as often as they are logged."""
@@ -134,8 +238,9 @@ class Algorithm(ABC):
         torch.autograd.backward(total)
         self._optimiser.step()
         self.updates += 1
-        # The mean of all so far until there are enough of them for a running mean: no trace of the initial weights.
-        move_towards(self.policy, self.trained_policy, max(self.config.average_rate, 1.0 / self.updates))
+        if self.policy is not self.trained_policy:
+            # The mean of all so far until there are enough for a running mean: no trace of the initial weights.
+            move_towards(self.policy, self.trained_policy, max(self.config.average_rate, 1.0 / self.updates))
         self.after_update()
         return metrics
 
@@ -147,7 +252,8 @@ class Algorithm(ABC):
     def state_dict(self) -> dict[str, Tensor]:
         """Every tensor that training continues from, by a unique name: networks, optimiser, counters, generator."""
         state = {f"networks.{name}": tensor for name, tensor in self.networks.state_dict().items()}
-        state |= {f"average.{name}": tensor for name, tensor in self.policy.state_dict().items()}
+        if self.policy is not self.trained_policy:
+            state |= {f"average.{name}": tensor for name, tensor in self.policy.state_dict().items()}
         for name, parameter in self._parameters.items():
             for entry, value in self._optimiser.state.get(parameter, {}).items():
                 state[f"optimiser.{entry}.{name}"] = value
@@ -165,7 +271,8 @@ class Algorithm(ABC):
         optimiser: dict[Tensor, dict[str, Tensor]] = {}
         try:
             self.networks.load_state_dict(_below("networks.", tensors))
-            self.policy.load_state_dict(_below("average.", tensors))
+            if self.policy is not self.trained_policy:
+                self.policy.load_state_dict(_below("average.", tensors))
             for entry in ("step", "exp_avg", "exp_avg_sq"):
                 for name, value in _below(f"optimiser.{entry}.", tensors).items():
                     optimiser.setdefault(self._parameters[name], {})[entry] = value
@@ -177,6 +284,14 @@ class Algorithm(ABC):
         self._optimiser.state.clear()
         self._optimiser.state.update(optimiser)
 
+    def _groups(self) -> list[dict[str, Any]]:
+        """Parameters by learning rate."""
+        by_rate: dict[float, list[Tensor]] = {}
+        rates = self.learning_rates()
+        for name, parameter in self._parameters.items():
+            by_rate.setdefault(rates[name.split(".")[0]], []).append(parameter)
+        return [{"params": weights, "lr": rate, "initial_lr": rate} for rate, weights in by_rate.items()]
+
     def _transitions(self, batch: Batch, shift: int) -> Transitions:
         layout = self.trained_policy.layout
         return Transitions(
@@ -187,6 +302,9 @@ class Algorithm(ABC):
             action=layout.scale(torch.from_numpy(batch.action)),
             reward=torch.from_numpy(batch.reward),
             terminated=torch.from_numpy(batch.terminated).float(),
+            steps=_or_all(batch.steps, 1.0, batch.reward),
+            demonstration=_or_all(batch.demonstration, 0.0, batch.reward),
+            extra=self._tensors(batch.extra, 0),
         )
 
     def _tensors(self, arrays: Mapping[str, np.ndarray], shift: int) -> dict[str, Tensor]:
@@ -223,8 +341,9 @@ def dataset_statistics(memory: ReplayMemory, contract: Contract) -> dict[str, di
     columns |= {name: memory.auxiliary[name] for name in contract.auxiliary if name in memory.auxiliary}
     columns[DESIRED_GOAL] = memory.desired_goal
     statistics = {}
+    used = memory.episode >= 0  # of a memory with a capacity rows may be free
     for name, column in columns.items():
-        values = column.reshape(len(column), -1).astype(np.float64)
+        values = column[used].reshape(int(used.sum()), -1).astype(np.float64)
         std = values.std(axis=0)
         statistics[name] = {"mean": values.mean(axis=0).tolist(), "std": np.where(std < 1e-6, 1.0, std).tolist()}
     return statistics
@@ -258,6 +377,10 @@ def make_algorithm(
 def plain_config(config: Config) -> dict[str, Any]:
     """A configuration as plain data, for a bundle."""
     return asdict(config)
+
+
+def _or_all(column: np.ndarray | None, value: float, like: np.ndarray) -> Tensor:
+    return torch.full(like.shape, value) if column is None else torch.from_numpy(column).float()
 
 
 def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

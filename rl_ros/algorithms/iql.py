@@ -15,7 +15,6 @@ import torch
 from torch import Tensor, nn
 
 from rl_ros.algorithms.base import Algorithm, Config, Transitions
-from rl_ros.networks.critics import StackedCritic
 from rl_ros.networks.layers import move_towards
 from rl_ros.networks.policies import Policy
 
@@ -49,9 +48,9 @@ class ImplicitQLearning(Algorithm):
     def build(self) -> dict[str, nn.Module]:
         """The shared networks, `value`, the twin `critic`, and its `target_critic`, which no gradient moves."""
         networks = super().build()
-        features, hidden = cast(Policy, networks["policy"]).encoder.size, self.config.hidden_size
-        networks["value"] = StackedCritic(1, features, hidden)
-        networks["critic"] = StackedCritic(2, features + len(self.contract.action_low), hidden)
+        features = cast(Policy, networks["policy"]).encoder.size
+        networks["value"] = self.critic(1, features)
+        networks["critic"] = self.critic(2, features + len(self.contract.action_low))
         networks["target_critic"] = copy.deepcopy(networks["critic"]).requires_grad_(False)
         return networks
 

@@ -1,6 +1,7 @@
 """Building blocks: encoders of observations, stacks of layers, and helpers that every algorithm uses."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -59,19 +60,31 @@ class PatchEncoder(nn.Module):
 
 
 class Standardise(nn.Module):
-    """Vectors less the mean of the data set, divided by its standard deviation, float32."""
+    """Vectors less the mean of the data set, divided by its standard deviation, float32.
+
+    Args:
+        statistics: the `mean` and `std`; learning online `set` them anew as data come in.
+        limit: what comes out is clipped to ± this; 0 leaves it as it is.
+    """
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self, statistics: Mapping[str, Sequence[float]]) -> None:
+    def __init__(self, statistics: Mapping[str, Sequence[float]], limit: float = 0.0) -> None:
         super().__init__()
+        self.limit = limit
         self.register_buffer("mean", torch.tensor(statistics["mean"], dtype=torch.float32))
         self.register_buffer("std", torch.tensor(statistics["std"], dtype=torch.float32))
 
+    def set(self, statistics: Mapping[str, Sequence[float]]) -> None:
+        """Use this mean and standard deviation from now on."""
+        self.mean.copy_(torch.as_tensor(statistics["mean"], dtype=torch.float32))
+        self.std.copy_(torch.as_tensor(statistics["std"], dtype=torch.float32))
+
     def forward(self, vector: Tensor) -> Tensor:
         """(batch, n) of any shape and dtype per row, flattened, standardised."""
-        return (vector.flatten(1).float() - self.mean) / self.std
+        standardised = (vector.flatten(1).float() - self.mean) / self.std
+        return standardised.clamp(-self.limit, self.limit) if self.limit else standardised
 
 
 class ObservationEncoder(nn.Module):
@@ -81,7 +94,9 @@ class ObservationEncoder(nn.Module):
     can be asked for what the contract calls auxiliary, such as where the object is: a training signal only.
     """
 
-    def __init__(self, contract: Contract, normalisation: Normalisation, image_features: int) -> None:
+    def __init__(
+        self, contract: Contract, normalisation: Normalisation, image_features: int, vector_limit: float = 0.0
+    ) -> None:
         super().__init__()
         keys = contract.observation
         images = [name for name, key in keys.items() if len(key.shape) == 3 and key.dtype == "uint8"]
@@ -89,7 +104,7 @@ class ObservationEncoder(nn.Module):
         if contract.goal.policy_input:
             vectors.append(DESIRED_GOAL)
         self.images = nn.ModuleDict({name: PatchEncoder(keys[name].shape, image_features) for name in images})
-        self.vectors = nn.ModuleDict({name: Standardise(normalisation[name]) for name in vectors})
+        self.vectors = nn.ModuleDict({name: Standardise(normalisation[name], vector_limit) for name in vectors})
         self.size = image_features * len(images) + sum(len(normalisation[name]["mean"]) for name in vectors)
         """How many features there are."""
         self.image_size = image_features * len(images)
@@ -102,11 +117,13 @@ class ObservationEncoder(nn.Module):
         return torch.cat(parts, dim=1)
 
 
-def multilayer(sizes: Sequence[int]) -> nn.Sequential:
-    """Linear layers of these sizes with ReLU between them, none after the last."""
+def multilayer(sizes: Sequence[int], layer_norm: bool = False) -> nn.Sequential:
+    """Linear layers of these sizes with ReLU between them, none after the last, and a LayerNorm before each ReLU."""
     layers: list[nn.Module] = []
     for i, (inputs, outputs) in enumerate(zip(sizes[:-1], sizes[1:], strict=True)):
-        layers += [nn.Linear(inputs, outputs)] + ([nn.ReLU()] if i < len(sizes) - 2 else [])
+        layers.append(nn.Linear(inputs, outputs))
+        if i < len(sizes) - 2:
+            layers += [nn.LayerNorm(outputs), nn.ReLU()] if layer_norm else [nn.ReLU()]
     return nn.Sequential(*layers)
 
 
@@ -120,8 +137,15 @@ class StackedLinear(nn.Module):
         self.bias = nn.Parameter(torch.empty(count, 1, outputs).uniform_(-bound, bound))
 
     def forward(self, x: Tensor) -> Tensor:
-        """(count, batch, inputs) to (count, batch, outputs)."""
-        return torch.baddbmm(self.bias, x, self.weight)
+        """(count, batch, inputs) to (count, batch, outputs); inputs for fewer layers are for the first ones."""
+        weight, bias = self.first(x.shape[0])
+        return torch.baddbmm(bias, x, weight)
+
+    def first(self, count: int) -> tuple[Tensor, Tensor]:
+        """Weights and biases of the first layers; of all of them without slicing, whose gradient costs a copy."""
+        if count == self.weight.shape[0]:
+            return self.weight, self.bias
+        return self.weight[:count], self.bias[:count]
 
 
 def shift_images(image: Tensor, pixels: int, generator: torch.Generator) -> Tensor:
@@ -151,3 +175,24 @@ def shift_images(image: Tensor, pixels: int, generator: torch.Generator) -> Tens
 def move_towards(target: nn.Module, source: nn.Module, rate: float) -> None:
     """Move each weight of `target` the share `rate` of the way to `source`: a target network, or a running mean."""
     torch._foreach_lerp_(list(target.parameters()), list(source.parameters()), rate)
+
+
+def frozen(module: nn.Module, *inputs: Tensor, **options: Any) -> Tensor:
+    """What the module makes of its inputs, with gradients for the inputs and none for its weights.
+
+    For a loss that looks through a critic at the action: half of the arithmetic of its backward pass would otherwise
+    go into gradients of the critic's weights that nobody wants.
+    """
+    if torch.compiler.is_compiling():  # a compiled graph cannot switch gradients off and on, but costs nothing for this
+        detached = {name: weight.detach() for name, weight in module.named_parameters()}
+        output: Tensor = torch.func.functional_call(module, detached, inputs, options)
+        return output
+    weights = [weight for weight in module.parameters() if weight.requires_grad]
+    for weight in weights:
+        weight.requires_grad_(False)
+    try:
+        output = module(*inputs, **options)
+    finally:
+        for weight in weights:
+            weight.requires_grad_(True)
+    return output

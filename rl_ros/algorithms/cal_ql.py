@@ -1,0 +1,70 @@
+"""Calibrated Q-learning: conservative, but never below what the recordings did get. For policies to be tuned online.
+
+Nakamoto et al. 2023, "Cal-QL: Calibrated Offline RL Pre-Training for Efficient Online Fine-Tuning" (2303.05479).
+
+Conservative Q-learning (see `cql.py`) values the policy's actions so low that the first rewards earned online look like
+a discovery, and what was learned is forgotten. Here their values are pushed down no further than the return of the
+recorded behaviour.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from rl_ros.algorithms.actor_critic import ColumnOfMemory, lambda_returns, refuse_hindsight
+from rl_ros.algorithms.base import Config, Transitions
+from rl_ros.algorithms.cql import ConservativeQLearning, ConservativeQLearningConfig
+from rl_ros.episodes.memory import Batch, ReplayMemory
+
+
+@dataclass(frozen=True)
+class CalibratedQLearningConfig(ConservativeQLearningConfig):
+    """Settings of Cal-QL: those of CQL."""
+
+
+class CalibratedQLearning(ConservativeQLearning):
+    """Conservative Q-learning with the returns of the recordings as a lower bound."""
+
+    name: ClassVar[str] = "cal_ql"
+    config_type: ClassVar[type[Config]] = CalibratedQLearningConfig
+    config: CalibratedQLearningConfig
+
+    def build(self) -> dict[str, nn.Module]:
+        """See `ConservativeQLearning.build`."""
+        self._returns = ColumnOfMemory()
+        return super().build()
+
+    def batches(self, memory: ReplayMemory, rows: np.ndarray, rng: np.random.Generator) -> Iterator[Batch]:
+        """See `Algorithm.batches`; with the Monte Carlo return of each transition.
+
+        Raises:
+            UserError: goals are relabelled, for which there are no returns.
+        """
+        refuse_hindsight(self)
+        returns = self._returns.get(memory, self._monte_carlo)
+        for begin, batch in zip(rows, super().batches(memory, rows, rng), strict=True):
+            batch.extra["return"] = returns.take(begin)
+            yield batch
+
+    def _monte_carlo(self, memory: ReplayMemory) -> np.ndarray:
+        return lambda_returns(memory, np.zeros(len(memory.reward), np.float32), self.config.discount, trace=1.0)
+
+    def sampled_values(self, sampled: Tensor, uniform: int, batch: Transitions) -> Tensor:
+        """See `ConservativeQLearning.sampled_values`."""
+        return torch.cat([sampled[:, :uniform], calibrated(sampled[:, uniform:], batch.extra["return"])], dim=1)
+
+
+def calibrated(q: Tensor, returns: Tensor) -> Tensor:
+    """Equation 5.1: max( Q(s, a), V^μ(s) ), where V^μ is the return of the recorded behaviour.
+
+    Where the return is the larger no gradient flows, so that Q is pushed down no further.
+
+    Args:
+        q: of the policy's actions, (critics, samples, batch).
+        returns: (batch,).
+    """
+    return torch.maximum(q, returns)
