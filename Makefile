@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/pip --disable-pip-version-check --no-input
-SOURCES := setup.py setup.cfg pyproject.toml package.xml $(shell find rl_ros config launch urdf sim resource -type f -not -name '*.pyc')
+SOURCES := setup.py setup.cfg pyproject.toml package.xml $(shell find rl_ros config launch urdf sim resource policies -type f -not -name '*.pyc')
 
 .PHONY: setup bench-setup demo test lint parity clean
 

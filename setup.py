@@ -5,7 +5,18 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 HERE = Path(__file__).parent
-NODES = ("arm_guard", "arm_sim", "episode_manager", "goal_encoder", "policy", "recorder", "replay", "reward")
+NODES = (
+    "arm_guard",
+    "arm_sim",
+    "episode_manager",
+    "goal",
+    "goal_encoder",
+    "policy",
+    "recorder",
+    "replay",
+    "reward",
+    "trainer",
+)
 EXECUTABLES = (*NODES, "compose")
 
 # `ros2 run` and `ros2 launch` look for executables in lib/rl_ros. The interpreter is the one beside
@@ -33,7 +44,7 @@ def executables() -> list[str]:
 def shared() -> list[tuple[str, list[str]]]:
     """Every file of the data directories, each to its place under share/rl_ros."""
     found: dict[str, list[str]] = {}
-    for top in ("config", "launch", "urdf", "sim"):
+    for top in ("config", "launch", "urdf", "sim", "policies"):
         for path in sorted((HERE / top).rglob("*")):
             if path.is_file() and "__pycache__" not in path.parts:
                 relative = path.relative_to(HERE)

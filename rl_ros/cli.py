@@ -14,6 +14,7 @@ from rl_ros.errors import UserError
 
 COMMANDS = (
     "up",
+    "goal",
     "collect",
     "ingest",
     "relabel",
@@ -21,6 +22,8 @@ COMMANDS = (
     "replay",
     "train",
     "evaluate",
+    "doctor",
+    "compare",
     "report",
     "info",
     "export",

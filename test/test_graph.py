@@ -1,5 +1,6 @@
 """The graph of nodes: what is started, with which parameters, and the sentence for every mistake."""
 
+import dataclasses
 import importlib.util
 import runpy
 from collections.abc import Mapping
@@ -10,7 +11,7 @@ import pytest
 import yaml
 
 from rl_ros import bringup
-from rl_ros.contract import Contract
+from rl_ros.contract import Contract, Recorded
 from rl_ros.errors import UserError
 from rl_ros.graph import (
     QOS,
@@ -22,6 +23,7 @@ from rl_ros.graph import (
     endpoints,
     load_graph,
     node_specs,
+    offered_profiles,
     parse_arguments,
     qos,
     resolve,
@@ -129,7 +131,7 @@ def test_every_topic_that_a_node_subscribes_to_has_a_publisher_with_the_same_typ
         for node in graph.nodes:
             for endpoint in node.subscribes:
                 topic = "/" + endpoint.topic.lstrip("/")
-                if topic == "/emergency_stop":  # pressed by a person
+                if endpoint.optional:  # a person's, such as the emergency stop
                     continue
                 assert topic in offered, f"{node.name} listens to {topic}, which nobody publishes"
                 assert offered[topic].type == endpoint.type
@@ -155,6 +157,19 @@ def test_the_parts_of_a_contract_become_its_topics() -> None:
     assert set(endpoints(node_specs()["recorder"].subscribes, contract)) == set(contract.recorded_topics())
     assert set(endpoints(node_specs()["policy"].publishes, contract)) >= {"/policy/action", "/policy/gripper"}
     assert "/reward" in endpoints(node_specs()["reward"].publishes, contract)
+
+
+def test_the_recorder_asks_for_what_publishers_offer() -> None:
+    contract = Contract.load("grasp")
+    contract = dataclasses.replace(contract, record={**contract.record, "/rosout": Recorded("rcl_interfaces/msg/Log")})
+    offered, asked = offered_profiles(contract), endpoints(node_specs()["recorder"].subscribes, contract)
+    for topic in set(contract.recorded_topics()) - {"/episode/event"}:
+        assert QOS[asked[topic].qos].depth == 1000
+        # A reliable stream loses nothing on its way to the bag; a best-effort publisher is heard nevertheless.
+        assert QOS[asked[topic].qos].reliable == (topic in offered and QOS[offered[topic]].reliable)
+    assert not QOS[asked["/camera/image_raw"].qos].reliable
+    assert QOS[asked["/joint_states"].qos].reliable
+    assert not QOS[asked["/rosout"].qos].reliable
 
 
 def test_lossless_profiles_are_reliable_and_late_joiners_get_everything() -> None:

@@ -22,6 +22,14 @@ def positive(text: str) -> int:
     return value
 
 
+def share(text: str) -> float:
+    """Argument type: a share, from 0 to less than 1."""
+    value = float(text)
+    if not 0 <= value < 1:
+        raise argparse.ArgumentTypeError(f"expected at least 0 and less than 1, got {text}")
+    return value
+
+
 def show(figures: dict[str, Any], title: str) -> None:
     """A table of figures."""
     table = Table(title=title, title_justify="left", show_header=False)

@@ -1,11 +1,14 @@
-"""`rl_ros evaluate`: a policy in live episodes."""
+"""`rl_ros evaluate`: a policy in fresh episodes, or judged by recordings."""
 
 import argparse
 import json
 from pathlib import Path
 
-from rl_ros.commands.console import episode_bar, positive, show
+from rl_ros.commands.console import episode_bar, positive, progress, show
+from rl_ros.commands.estimate import run_offline
 from rl_ros.errors import UserError
+from rl_ros.training.bundle import load_bundle
+from rl_ros.training.evaluate import environment_of, evaluate_in_process
 from rl_ros.training.live import Results, run_episodes
 
 
@@ -13,28 +16,56 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
     """Add the command's arguments."""
     parser = commands.add_parser(
         "evaluate",
-        help="run a policy in live episodes and count successes",
-        description="Run a policy in fresh episodes on the live graph, in lockstep. The last line is one JSON object.",
+        help="run a policy in fresh episodes and count successes",
+        description="Run a policy in fresh episodes: in this process where its task has an environment, such as "
+        "rl_ros/Push-v0, else (or with --live) on the live graph in lockstep. The last line is one JSON object.",
     )
     parser.add_argument("run_directory", nargs="?", type=Path, metavar="RUN", help="a run of `rl_ros train`")
     parser.add_argument("--policy", type=Path, metavar="BUNDLE", help="a policy bundle instead of a run")
-    parser.add_argument("--graph", default="grasp", help="a graph in config/graphs (default: %(default)s)")
+    parser.add_argument("--live", action="store_true", help="on the live graph, over ROS")
+    parser.add_argument("--graph", help="a graph in config/graphs, live (default: the one of the policy's task)")
     parser.add_argument("--episodes", type=positive, default=50, help="how many (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=100_000, help="seed of the first episode (default: %(default)s)")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="where results go (default: RUN/evaluation)")
-    parser.add_argument("--bags", type=Path, metavar="DIR", help="record the episodes there")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        metavar="DIR",
+        help="where results go (default: RUN/evaluation; RUN/offline_evaluation with --offline)",
+    )
+    parser.add_argument(
+        "--bags", type=Path, metavar="DIR", help="live: record the episodes there; --offline: judge by these"
+    )
+    parser.add_argument(
+        "--offline",
+        action="store_true",
+        help="judge RUN without a robot, by the episodes that training held out, or by those in --bags",
+    )
     parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> int:
     """Run the command."""
+    if options.offline:
+        return run_offline(options)
     if (options.run_directory is None) == (options.policy is None):
         raise UserError("give either a RUN of `rl_ros train` or --policy BUNDLE.")
     bundle = options.policy or options.run_directory / "bundle"
-    out = options.out or (options.run_directory or options.policy.parent) / "evaluation"
-    results = evaluate(bundle, options.graph, options.episodes, options.seed, out, options.bags)
-    summary = results.summary()
-    show(summary, f"{bundle} on {options.graph}")
+    contract = load_bundle(bundle).contract
+    if options.live or options.graph or options.bags or environment_of(contract) is None:
+        graph = options.graph or contract.task
+        out = options.out or (options.run_directory or options.policy.parent) / "evaluation"
+        summary = evaluate(bundle, graph, options.episodes, options.seed, out, options.bags).summary()
+        title = f"{bundle} on {graph}, live"
+    else:
+        with progress() as bar:
+            task = bar.add_task("evaluating", total=options.episodes)
+
+            def advance(done: int, success: float) -> None:
+                bar.update(task, completed=done, description=f"evaluating, success {success:.2f}")
+
+            summary = evaluate_in_process(bundle, options.episodes, options.seed, advance)
+        title = f"{bundle} in {environment_of(contract)}"
+    show(summary, title)
     print(json.dumps(summary))
     return 0
 

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rl_ros.commands.console import console, positive, progress
+from rl_ros.commands.console import console, positive, progress, share
+from rl_ros.commands.train_online import add_online, run_online
 from rl_ros.contract import Contract
 from rl_ros.episodes.bags import find_bags, read_bag
 from rl_ros.episodes.cache import DIRECTORY, Dataset, load_columns
@@ -24,31 +25,59 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
     parser = commands.add_parser(
         "train",
         help="train a policy from bags",
-        description="Train a policy offline, from bags alone, and export it as RUN/bundle.",
+        description="Train a policy from bags alone and export it as RUN/bundle: offline, or --online while more land.",
     )
-    parser.add_argument("--algorithm", required=True, metavar="NAME", help="bc or iql")
+    parser.add_argument(
+        "--algorithm", default="", metavar="NAME", help="such as bc or iql, or gciql where episodes reach goals"
+    )
     parser.add_argument("--bags", type=Path, required=True, metavar="DIR", help="bags to learn from")
     parser.add_argument("--out", type=Path, required=True, metavar="RUN", help="directory of the run")
-    length = parser.add_mutually_exclusive_group(required=True)
+    length = parser.add_mutually_exclusive_group()
     length.add_argument("--seconds", type=float, help="train for so long")
     length.add_argument("--updates", type=positive, help="train for so many updates; the same seed gives the same bits")
     parser.add_argument("--seed", type=int, default=0, help="of weights and batches (default: %(default)s)")
     parser.add_argument("--task", metavar="NAME", help="learn from the layer that `rl_ros relabel --task NAME` made")
+    parser.add_argument(
+        "--held-out",
+        type=share,
+        metavar="SHARE",
+        help="of the episodes to leave out, for validation and `rl_ros evaluate --offline` (default: 3 in 100)",
+    )
     add_reading(parser)
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a setting of the algorithm")
+    add_online(parser)
     parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> int:
     """Run the command."""
+    if options.online:
+        return run_online(options, _settings(options.set), _named_or_recorded(options))
+    if options.continue_from:
+        raise UserError("--continue goes with --online: it learns on from bags as they land.")
+    if not options.algorithm:
+        raise UserError("give the --algorithm to train, such as iql.")
+    if not (options.seconds or options.updates):
+        raise UserError("say how long to train: --seconds or --updates.")
     import torch
 
-    from rl_ros.training.offline import train
+    from rl_ros.training.offline import HELD_OUT, train
+    from rl_ros.training.runs import DataSource, write_source
 
     torch.set_num_threads(1)
     contract, dataset = load_dataset(options)
     if options.task:
         dataset = read_layer(dataset, options.task).over(dataset)
+    held_out = HELD_OUT if options.held_out is None else options.held_out
+    source = DataSource(
+        str(options.bags),
+        options.task or "",
+        options.split_on,
+        _seconds(options.split_at),
+        str(options.cache or ""),
+        held_out,
+    )
+    write_source(options.out, source)
     total = options.updates or round(options.seconds)
     began = time.monotonic()
     with progress() as bar:
@@ -58,7 +87,7 @@ def run(options: argparse.Namespace) -> int:
             bar.update(task, completed=update if options.updates else min(int(time.monotonic() - began), total))
 
         bundle = train(
-            ReplayMemory(dataset.columns),
+            ReplayMemory(dataset.columns, achieved_goal=contract.goal.achieved_goal or None),
             contract,
             options.algorithm,
             options.out,
@@ -68,6 +97,7 @@ def run(options: argparse.Namespace) -> int:
             overrides=_settings(options.set),
             progress=on_progress,
             source_episodes=[episode.source for episode in dataset.episodes],
+            held_out=held_out,
         )
     console.print(f"policy bundle: {bundle}")
     return 0
@@ -103,6 +133,16 @@ def load_dataset(options: argparse.Namespace) -> tuple[Contract, Dataset]:
     for sentence in dataset.refused:
         print(f"left out: {sentence}", file=sys.stderr)
     return contract, dataset
+
+
+def _named_or_recorded(options: argparse.Namespace) -> Contract | None:
+    """The contract that is named, or that of the bags if there are any yet."""
+    if options.contract:
+        return Contract.load(options.contract)
+    try:
+        return _first_contract(find_bags(options.bags))
+    except UserError:
+        return None
 
 
 def _first_contract(paths: Sequence[Path]) -> Contract:

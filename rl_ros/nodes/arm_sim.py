@@ -7,7 +7,10 @@ from rl_ros.resources import share_file
 from rl_ros.robots.arm import Arm
 from rl_ros.robots.pybullet_arm import PyBulletArm, Scene
 
+CAMERA = "camera/image_raw"
 CAMERA_FRAME = "camera_optical_frame"
+EARLY = 0.1
+"""Share of a state period that a timer may fire before the period is over."""
 
 
 class ArmSim(Node):
@@ -25,11 +28,15 @@ class ArmSim(Node):
         self.lockstep = self.settings["lockstep"]
         self.world_began = self.contract.period_ns
         """Stamp of the moment the world was last reset, nanoseconds."""
+        self.state_period = 1.0 / self.settings["state_rate"]
+        self.steps, self.due_at = 0, steady()
+        """State periods since the reset, in real time, and when the next one is due, s."""
         self.published_at = 0.0
-        self.moved_at = steady()
         self.latencies: list[float] = []
         self.due: set[str] = set()
         """What the tick at hand still waits for, in lockstep."""
+        self.named = {topic.lstrip("/") for topic in self.contract.recorded_topics()}
+        self.reference = self.contract.observation[self.contract.reference].topic.lstrip("/")
         self.listen("episode/reset", self.on_reset)
         self.listen("arm_controller/joint_trajectory", self.on_arm)
         self.listen("gripper_controller/joint_trajectory", self.on_gripper)
@@ -39,10 +46,8 @@ class ArmSim(Node):
             if self.settings["physics_rate"] % self.settings["state_rate"]:
                 raise UserError("node arm_sim: state_rate: must divide physics_rate, or simulated time would drift.")
             self.world.reset(0)
-            self.steps_per_image = max(1, round(self.settings["state_rate"] / self.contract.control_rate))
-            self.steps = 0
-            self.state_period = 1.0 / self.settings["state_rate"]
-            self.steady_timer(1.0 / self.settings["state_rate"], self.on_time)
+            self.steps_per_tick = max(1, round(self.settings["state_rate"] / self.contract.control_rate))
+            self.steady_timer(self.state_period, self.on_time)
 
     @property
     def now(self) -> int:
@@ -58,8 +63,8 @@ class ArmSim(Node):
         self.world.reset(seed)
         self.world_began = began - round(self.world.time * 1e9)
         self.send("episode/reset_done", messages.joint_state_cdr(self.now, ["episode"], [number]))
-        self.publish(image=True)
-        self.moved_at = steady()
+        self.publish(tick=True)
+        self.steps, self.due_at = 0, steady() + self.state_period
 
     def on_arm(self, cdr: bytes) -> None:
         """A joint trajectory of one point."""
@@ -99,7 +104,7 @@ class ArmSim(Node):
         self.due.discard(part)
         if not self.due:
             self.world.advance(self.contract.period)
-            self.publish(image=True)
+            self.publish(tick=True)
 
     def on_time(self) -> None:
         """Real time: one state period has passed.
@@ -107,40 +112,51 @@ class ArmSim(Node):
         A timer held up, as by a reset, fires for every period it missed. A world that caught up would leave the
         policy's answers behind, so it falls behind the wall clock instead.
         """
-        if steady() - self.moved_at < self.state_period / 2:
+        now = steady()
+        if now < self.due_at - EARLY * self.state_period:
             return
-        self.moved_at = steady()
+        self.due_at = max(self.due_at, now - self.state_period) + self.state_period
         self.world.advance(self.state_period)
         self.steps += 1
-        self.publish(image=self.steps % self.steps_per_image == 0)
+        self.publish(tick=self.steps % self.steps_per_tick == 0)
 
-    def publish(self, image: bool) -> None:
-        """What the sensors see now; an image is, in lockstep, the tick that is to be answered.
+    def publish(self, tick: bool) -> None:
+        """What the sensors see now; a tick is an observation that is to be answered.
 
-        The camera's calibration comes with each image in real time, and once an episode in lockstep.
+        The contract's reference, and the camera, come with ticks alone. The camera is looked through where the contract
+        names it or somebody listens. Its calibration comes with each image in real time, and once an episode in
+        lockstep.
 
         Everything is made first and sent at once: each message that finds its reader awake saves waking it.
         """
         stamp, frame = self.now, self.contract.frame
         joints = self.world.joint_state()
-        first = next(iter(self.world.object_poses().values()))
         sent = {
             "clock": messages.clock_cdr(stamp),
             "joint_states": messages.joint_state_cdr(
                 stamp, joints.names, joints.positions, joints.velocities, joints.efforts
             ),
             "tool/pose": messages.pose_cdr(stamp, frame, *self.world.tool_pose()),
-            "object/pose": messages.pose_cdr(stamp, frame, *first),
         }
-        if image:
+        if "tool/twist" in self.named:
+            sent["tool/twist"] = messages.twist_cdr(stamp, frame, *self.world.tool_twist())
+        if self.world.scene.objects:
+            first = self.world.scene.objects[0].name
+            sent["object/pose"] = messages.pose_cdr(stamp, frame, *self.world.object_poses()[first])
+            if "object/twist" in self.named:
+                sent["object/twist"] = messages.twist_cdr(stamp, frame, *self.world.object_twists()[first])
+        if tick:
             self.due = {"arm", "gripper", "judgement"}
-            pixels = self.world.image()
-            height, width, _ = pixels.shape
-            if not self.lockstep or self.world.time == 0.0:
-                matrix = self.world.camera_matrix()
-                sent["camera/camera_info"] = messages.camera_info_cdr(stamp, CAMERA_FRAME, matrix, height, width)
-            sent["camera/image_raw"] = messages.image_cdr(stamp, CAMERA_FRAME, pixels)
+            if CAMERA in self.named or self.sender(CAMERA).get_subscription_count():
+                pixels = self.world.image()
+                height, width, _ = pixels.shape
+                if not self.lockstep or self.world.time == 0.0:
+                    matrix = self.world.camera_matrix()
+                    sent["camera/camera_info"] = messages.camera_info_cdr(stamp, CAMERA_FRAME, matrix, height, width)
+                sent[CAMERA] = messages.image_cdr(stamp, CAMERA_FRAME, pixels)
             self.published_at = steady()
+        elif self.reference in sent:
+            del sent[self.reference]
         for topic, cdr in sent.items():
             self.send(topic, cdr)
 

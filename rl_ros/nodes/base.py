@@ -64,6 +64,7 @@ class Node(rclpy.node.Node):
     """
 
     def __init__(self, name: str) -> None:
+        self._silent: rclpy.node.Node | None = None
         super().__init__(name, automatically_declare_parameters_from_overrides=False)
         self._spec = node_specs()[name]
         unknown = sorted(key for key in self._parameter_overrides if key not in self._spec.parameters)
@@ -79,7 +80,6 @@ class Node(rclpy.node.Node):
         }
         self.listening: dict[str, Subscription] = {}
         """The node's subscriptions by topic."""
-        self._silent: rclpy.node.Node | None = None
         self._listenable = endpoints(self._spec.subscribes, self.contract)
         self.exit_code: int | None = None
         """Set to end the process this node lives in."""

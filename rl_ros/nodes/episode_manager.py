@@ -21,7 +21,9 @@ class EpisodeManager(Node):
             settings["episodes"],
             settings["seed"],
             settings["first_episode"],
-            ("policy", "reward", "arm_guard", *(["recorder"] if settings["recorded"] else [])),
+            ["policy", "reward", "goal_encoder", "arm_guard"]
+            + (["recorder"] if settings["recorded"] else [])
+            + (["trainer"] if settings["awaits_trainer"] else []),
             settings["recorded"],
             settings["patience"],
             settings["fault_after"],
@@ -46,9 +48,7 @@ class EpisodeManager(Node):
                 case Reset(number, seed):
                     self.send("episode/reset", messages.joint_state_cdr(0, ["episode", "seed"], [number, seed]))
                 case Start(number, seed, stamp):
-                    goal = messages.pose_cdr(stamp, self.contract.frame, self.task.goal_pose(seed))
-                    self.send("goal/pose", goal)
-                    self.say("start", stamp, number, seed)
+                    self.start(number, seed, stamp)
                 case End():
                     self.say("end", step.stamp, step.number, step.seed, outcome=step.outcome)
                     self.note(
@@ -68,6 +68,15 @@ class EpisodeManager(Node):
                 case Failed(sentence):
                     self.get_logger().error(sentence)
                     self.exit_code = 3
+
+    def start(self, number: int, seed: int, stamp: int) -> None:
+        """An episode begins, with a goal of its own unless the last one is to be kept."""
+        if self.settings["keep_goal"] and number > self.settings["first_episode"]:
+            self.say("start", stamp, number, seed)
+        else:
+            goal = self.task.goal_pose(seed)
+            self.send("goal/pose", messages.pose_cdr(stamp, self.contract.frame, goal))
+            self.say("start", stamp, number, seed, goal=json.dumps(goal.tolist()))
 
     def say(self, event: str, stamp: int, number: int, seed: int, **values: str) -> None:
         """One episode event."""

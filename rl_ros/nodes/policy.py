@@ -11,7 +11,7 @@ from rl_ros.episodes.trace import Trace
 from rl_ros.errors import UserError
 from rl_ros.nodes.base import Node, steady
 from rl_ros.tasks.task import make_task
-from rl_ros.training.acting import Actor, BundleActor, ExpertActor
+from rl_ros.training.acting import Actor, BundleActor, ExpertActor, ExploringActor
 
 SILENCE = 1.0
 """s without a tick in a running episode before the node says which topics are silent."""
@@ -38,9 +38,13 @@ class Policy(Node):
 
     def make_actor(self, bundle: str) -> Actor:
         """What acts: a bundle, refused if its contract differs from the live one, or the expert."""
+        actor: Actor
         if bundle:
-            return BundleActor(bundle, self.contract)
-        return ExpertActor(make_task(self.contract.task).expert(self.settings["expert_noise"]))
+            actor = BundleActor(bundle, self.contract)
+        else:
+            actor = ExpertActor(make_task(self.contract.task).expert(self.settings["expert_noise"]))
+        share = self.settings["exploration"]
+        return ExploringActor(actor, self.contract, share) if share else actor
 
     def answer(self, ticks: list[Tick]) -> None:
         """One action per valid tick; nothing for a tick that lacks anything."""

@@ -21,6 +21,9 @@ class Reward(Node):
         keys = keys | {"desired_goal": self.contract.goal.desired_goal}
         self.gate = EpisodeGate(Assembler(keys, self.contract.reference))
         self.start = 0
+        self.goal: np.ndarray | None = None
+        """Of the tick before, in the running episode."""
+        self.episode_length = self.settings["episode_length"] or self.contract.episode_length
         self.trace = Trace(Path(self.settings["trace"]) / "reward.jsonl") if self.settings["trace"] else None
         for topic in self.gate.assembler.types:
             self.listen(topic, lambda cdr, topic=topic: self.judge(self.gate.push(topic, cdr)))  # type: ignore[misc]
@@ -31,13 +34,16 @@ class Reward(Node):
         for tick in ticks:
             if not tick.valid:
                 continue
-            judgement = self.task.judge(tick.values, tick.values["desired_goal"])
+            # What was done was done for the goal of the tick before; the new one, if there is one, is for the next.
+            goal, self.goal = self.goal, tick.values["desired_goal"]
+            judgement = self.task.judge(tick.values, self.goal if goal is None else goal)
             steps = round((tick.stamp - self.start) / self.contract.period_ns)
+            terminated = judgement.success and self.task.ends_with_success
             flags = {
                 "reward": judgement.reward,
                 "success": float(judgement.success),
-                "terminated": float(judgement.success),
-                "truncated": float(not judgement.success and steps >= self.contract.episode_length),
+                "terminated": float(terminated),
+                "truncated": float(not terminated and steps >= self.episode_length),
             }
             cdr = messages.joint_state_cdr(tick.stamp, list(flags), list(flags.values()))
             self.send(self.contract.reward.topic, cdr)
@@ -51,7 +57,7 @@ class Reward(Node):
             self.gate.prepare()
             self.get_ready(int(event.values["episode"]))
         elif event.name == "start":
-            self.start = event.stamp
+            self.start, self.goal = event.stamp, None
             self.judge(self.gate.begin(event.stamp))
 
     def close(self) -> None:

@@ -65,3 +65,32 @@ class BundleActor:
         """The policy's answer."""
         observation = {key: tick.values[key] for key in self._keys}
         return self.policy.act(observation, tick.values["desired_goal"])
+
+
+class ExploringActor:
+    """Acts as another does, with errors: what always does the same finds nothing better.
+
+    A share of the actions is uniformly random; the others get Gaussian noise, whose standard deviation is the same
+    share of half of their range (Plappert et al. 2018, 1802.09464, appendix on hyperparameters). A discrete entry
+    changes only where the action is random.
+    """
+
+    def __init__(self, actor: Actor, contract: Contract, share: float) -> None:
+        self.actor, self.share, self.privileged = actor, share, actor.privileged
+        self._low, self._high, self._discrete = contract.action_low, contract.action_high, contract.action_discrete
+        self._rng = np.random.default_rng(0)
+
+    def reset(self, seed: int) -> None:
+        """Errors follow from the episode's seed."""
+        self.actor.reset(seed)
+        self._rng = np.random.default_rng([seed, 0xE8A1])
+
+    def act(self, tick: Tick) -> np.ndarray:
+        """The action with its error, within the contract's limits."""
+        action = self.actor.act(tick)
+        random, chosen = self._rng.uniform(self._low, self._high), self._rng.random() < self.share
+        noise = self.share * (self._high - self._low) / 2 * self._rng.normal(size=action.shape)
+        if chosen:
+            limits = np.where(random > (self._low + self._high) / 2, self._high, self._low)
+            return np.where(self._discrete, limits, random).astype(np.float32)
+        return np.where(self._discrete, action, np.clip(action + noise, self._low, self._high)).astype(np.float32)

@@ -1,6 +1,5 @@
 """Offline training: from a replay memory to a policy bundle, in one loop for every algorithm."""
 
-import csv
 import ctypes
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -11,14 +10,16 @@ import numpy as np
 
 from rl_ros.algorithms.base import dataset_statistics, make_algorithm, plain_config
 from rl_ros.contract import Contract
+from rl_ros.episodes.hindsight import Hindsight
 from rl_ros.episodes.memory import ReplayMemory
 from rl_ros.errors import UserError
 from rl_ros.training.bundle import save_bundle
+from rl_ros.training.logs import RunLog
 
 LOG_EVERY = 100
 """Updates between two rows of `metrics.csv`."""
 HELD_OUT = 0.03
-"""Share of the episodes that are kept for the validation loss."""
+"""Share of the episodes that are kept for the validation loss, unless another is given."""
 VALIDATION_SIZE = 256
 """Transitions of them that it looks at."""
 
@@ -35,8 +36,10 @@ def train(
     overrides: Mapping[str, Any] | None = None,
     progress: Callable[[int, dict[str, float]], None] | None = None,
     source_episodes: Sequence[str] = (),
+    hindsight: Hindsight | None = None,
+    held_out: float = HELD_OUT,
 ) -> Path:
-    """Train a policy on recorded episodes and write `out/metrics.csv` and `out/bundle/`.
+    """Train a policy on recorded episodes and write `out/metrics.csv`, events for TensorBoard and `out/bundle/`.
 
     The weights of the last update are the ones exported; a few episodes are held out for a validation loss, which is
     logged and never chooses anything. Uses as many threads as torch is set to; one is best on a shared machine.
@@ -52,6 +55,9 @@ def train(
         overrides: settings of the algorithm other than its defaults.
         progress: called with the update and its metrics whenever they are logged.
         source_episodes: the bags that the memory was read from, for the bundle.
+        hindsight: how goals are relabelled, for algorithms that do not choose their goals themselves.
+        held_out: share of the episodes that are not learned from: for the validation loss, and for
+            `rl_ros evaluate --offline`.
 
     Returns:
         The bundle's directory.
@@ -64,20 +70,24 @@ def train(
     keep_freed_memory()
     normalisation = dataset_statistics(memory, contract)
     learner = make_algorithm(algorithm, contract, normalisation, seed=seed, overrides=overrides)
+    learner.hindsight = hindsight
     generator = np.random.default_rng(seed)
-    training_rows, validation_rows = split_episodes(memory, generator)
-    validation = memory.take(generator.choice(validation_rows, VALIDATION_SIZE)) if len(validation_rows) else None
+    training_rows, validation_rows = split_episodes(memory, generator, held_out)
+    validation = None
+    if len(validation_rows):
+        rows = generator.choice(validation_rows, (1, VALIDATION_SIZE))
+        validation = next(iter(learner.batches(memory, rows, generator)))
     out.mkdir(parents=True, exist_ok=True)
     batch_size = learner.config.batch_size
     metrics: dict[str, float] = {}
     update, fraction, start = 0, 0.0, time.monotonic()
-    with (out / "metrics.csv").open("w", newline="") as file:
-        writer = csv.writer(file)
+    with RunLog(out / "metrics.csv") as log:
         while fraction < 1.0:
             # Indices for many updates are drawn at once: one call of the generator for all of them.
-            for rows in training_rows[generator.integers(0, len(training_rows), (LOG_EVERY, batch_size))]:
+            rows = training_rows[generator.integers(0, len(training_rows), (LOG_EVERY, batch_size))]
+            for batch in learner.batches(memory, rows, generator):
                 learner.schedule(fraction)
-                latest = learner.update(memory.take(rows))
+                latest = learner.update(batch)
                 update += 1
                 elapsed = time.monotonic() - start
                 fraction = elapsed / seconds if seconds is not None else update / (updates or 1)
@@ -86,10 +96,7 @@ def train(
             metrics = {name: float(value) for name, value in latest.items()}
             if validation is not None:
                 metrics |= {f"validation_{name}": float(value) for name, value in learner.validate(validation).items()}
-            if update <= LOG_EVERY:
-                writer.writerow(["update", "seconds", *metrics])
-            writer.writerow([update, f"{elapsed:.2f}", *(f"{value:.6g}" for value in metrics.values())])
-            file.flush()
+            log.write({"update": update, "seconds": elapsed, **metrics})
             if progress is not None:
                 progress(update, metrics)
     return save_bundle(
@@ -111,13 +118,15 @@ def train(
     )
 
 
-def split_episodes(memory: ReplayMemory, generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+def split_episodes(
+    memory: ReplayMemory, generator: np.random.Generator, share: float = HELD_OUT
+) -> tuple[np.ndarray, np.ndarray]:
     """Rows that begin a transition, to train on and to validate on; whole episodes go to one side.
 
-    Fewer than 20 episodes are all trained on.
+    Fewer than 20 episodes, or a share of 0, are all trained on.
     """
     episodes = np.unique(memory.episode[memory.transitions])
-    count = max(1, round(HELD_OUT * len(episodes))) if len(episodes) >= 20 else 0
+    count = max(1, round(share * len(episodes))) if len(episodes) >= 20 and share > 0 else 0
     held_out = np.isin(memory.episode[memory.transitions], generator.choice(episodes, count, replace=False))
     return memory.transitions[~held_out], memory.transitions[held_out]
 

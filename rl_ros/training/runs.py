@@ -1,0 +1,154 @@
+"""What a run directory holds, and how to come from it to the policy and the recordings that it was trained on.
+
+- `metrics.csv` (or `progress.csv` of a run that learned online): a row of figures every so many updates;
+- `bundle/`: the policy;
+- `data.json`: which recordings were read, and how.
+"""
+
+import json
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from rl_ros import schema
+from rl_ros.algorithms.base import Algorithm, make_algorithm
+from rl_ros.episodes.bags import find_bags
+from rl_ros.episodes.cache import DIRECTORY, load_columns
+from rl_ros.episodes.ingest import Cuts
+from rl_ros.episodes.memory import ReplayMemory
+from rl_ros.episodes.relabel import read_layer
+from rl_ros.errors import UserError
+from rl_ros.training.bundle import Bundle, load_bundle
+from rl_ros.training.offline import split_episodes
+
+DATA = "data.json"
+METRICS = ("metrics.csv", "progress.csv")
+
+
+@dataclass(frozen=True)
+class DataSource:
+    """Which recordings a run was trained on, and how they were read."""
+
+    bags: str
+    task: str = ""
+    """The layer of rewards, if it is not the recorded one."""
+    split_on: str = ""
+    split_at: tuple[float, ...] = ()
+    cache: str = ""
+    """Directory of the decoded bags; beside them if empty."""
+    held_out: float = 0.0
+    """Share of the episodes that training left out."""
+
+    def read(self, bundle: Bundle) -> tuple[ReplayMemory, list[str]]:
+        """The episodes under the bundle's contract, and the bag that each is from.
+
+        Raises:
+            UserError: there are no such bags, or none of them can be used.
+        """
+        bags = Path(self.bags)
+        paths = find_bags(bags)
+        beside = bags if bags.is_dir() and bags not in paths else bags.parent
+        cache = Path(self.cache) if self.cache else beside / DIRECTORY
+        dataset = load_columns(paths, bundle.contract, cache, Cuts(self.split_on, self.split_at))
+        if self.task:
+            dataset = read_layer(dataset, self.task).over(dataset)
+        return ReplayMemory(dataset.columns), [episode.source for episode in dataset.episodes]
+
+
+def write_source(run: Path, source: DataSource) -> None:
+    """Note in the run directory which recordings it is trained on; paths are made absolute."""
+    run.mkdir(parents=True, exist_ok=True)
+    absolute = replace(
+        source,
+        bags=str(Path(source.bags).resolve()),
+        cache=str(Path(source.cache).resolve()) if source.cache else "",
+    )
+    (run / DATA).write_text(json.dumps(asdict(absolute), indent=1) + "\n")
+
+
+def read_source(run: Path) -> DataSource | None:
+    """What `write_source` noted; None if the run has no such note.
+
+    Raises:
+        UserError: the file is damaged.
+    """
+    file = run / DATA
+    if not file.is_file():
+        return None
+    try:
+        data = json.loads(file.read_text())
+    except ValueError as error:
+        raise UserError(f"{file}: damaged; name the recordings with --bags.") from error
+    return schema.convert(DataSource, data, str(file))
+
+
+def metrics_file(run: Path) -> Path:
+    """The CSV of a run.
+
+    Raises:
+        UserError: there is none.
+    """
+    for name in METRICS:
+        if (run / name).is_file():
+            return run / name
+    raise UserError(f"{run}: holds no {METRICS[0]}, so it is no run; `rl_ros train` makes one.")
+
+
+def restore(bundle: Bundle) -> Algorithm:
+    """The algorithm of a bundle with its weights, as it was at the end of training.
+
+    The bundle of a run that learned online holds the policy alone; other networks are then not there.
+    """
+    settings = {name: value for name, value in bundle.configuration.items() if name != "seed"}
+    learner = make_algorithm(bundle.algorithm, bundle.contract, bundle.normalisation, overrides=settings)
+    state = bundle.state()
+    if "updates" in state:
+        learner.load_state_dict(state)
+    else:
+        prefix = "networks.policy."
+        weights = {name.removeprefix(prefix): torch.from_numpy(array) for name, array in state.items()}
+        learner.policy.load_state_dict(weights)
+        learner.networks = torch.nn.ModuleDict({"policy": learner.policy})
+    return learner
+
+
+def held_out_rows(run: Path, bags: Path | None) -> tuple[Bundle, ReplayMemory, np.ndarray]:
+    """A run's policy, and the transitions of episodes that it has not learned from.
+
+    Args:
+        run: its directory.
+        bags: other recordings; those among them that the run was trained on are left out. Without, the episodes that
+            training held out.
+
+    Returns:
+        The bundle, the memory and the rows in it, int64 (transitions,).
+
+    Raises:
+        UserError: there are no such episodes, or the recordings are not what they were.
+    """
+    bundle, source = load_bundle(run / "bundle"), read_source(run)
+    if bags is not None:
+        memory, sources = (replace(source, bags=str(bags)) if source else DataSource(str(bags))).read(bundle)
+        known = {Path(each).resolve() for each in bundle.source_episodes}
+        new = np.array([Path(each).resolve() not in known for each in sources])
+        rows = memory.transitions[new[memory.episode[memory.transitions]]]
+        if not len(rows):
+            raise UserError(f"{bags}: the run was trained on all of these recordings; name others with --bags.")
+        return bundle, memory, rows
+    if source is None:
+        raise UserError(f"{run}: holds no {DATA}, which says what it was trained on; name recordings with --bags.")
+    memory, sources = source.read(bundle)
+    if len(sources) != bundle.metrics.get("episodes"):
+        raise UserError(
+            f"{source.bags}: holds {len(sources)} episodes and held {bundle.metrics.get('episodes')} in training, so "
+            "which of them were held out is not known any more; name new recordings with --bags."
+        )
+    rng = np.random.default_rng(bundle.configuration["seed"])
+    rows = split_episodes(memory, rng, source.held_out)[1]
+    if not len(rows):
+        raise UserError(
+            f"{run}: training held no episode out; train with --held-out 0.2, or name new recordings with --bags."
+        )
+    return bundle, memory, rows
