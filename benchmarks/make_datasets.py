@@ -1,0 +1,296 @@
+"""Data sets for offline learning, made by our own SAC: random, medium, medium-replay, medium-expert and expert.
+
+    .venv/bin/python benchmarks/make_datasets.py [--environment Hopper-v5] [--steps N] [--resume] [--quick]
+
+In the manner of D4RL (Fu et al. 2020, 2004.07219): `expert` acts by the last policy, `medium` by the first one that
+has come a third of the way from random to expert, both with their noise; `medium-replay` is all that was experienced
+up to that policy; `medium-expert` is half of each. Everything follows from the seed. Training can be interrupted and
+gone on with (`--resume`); environments that are done are skipped. The sets are flat arrays, with `terminals` and
+`timeouts`, and the mean returns of random and expert that scores are normalised with.
+
+The last line is a JSON object: for each environment the mean return of each set.
+"""
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from rl_ros.algorithms.base import Algorithm, make_algorithm
+from rl_ros.contract import Contract
+from rl_ros.episodes.memory import Columns, Episode, ReplayMemory
+from rl_ros.networks.layers import DESIRED_GOAL
+from rl_ros.tasks.env import make
+from rl_ros.training.bundle import load_bundle
+from rl_ros.training.checkpoint import interruptions
+from rl_ros.training.logs import RunLog
+from rl_ros.training.online import EVALUATION_SEED, Act, OnlineSettings, OnlineTraining
+from rl_ros.training.rollouts import Rollouts
+from rl_ros.training.runs import restore
+
+ROOT = Path(__file__).parents[1] / "runs/datasets"
+ENVIRONMENTS = ("HalfCheetah-v5", "Hopper-v5", "Walker2d-v5")
+QUALITIES = ("random", "medium", "medium-replay", "medium-expert", "expert")
+SAC = {
+    "learning_rate": 3e-4,
+    "batch_size": 256,
+    "hidden_layers": 2,
+    "critic_layer_norm": False,
+    "vector_limit": 10.0,
+    "discount": 0.99,
+    "target_rate": 0.005,
+    "smallest_reward": None,
+    "largest_reward": None,
+    "action_penalty": 0.0,
+}
+"""The paper's (1812.05905, table 1), on standardised observations."""
+MEDIUM = 1 / 3
+"""Of the way from random to expert."""
+CHECKPOINT_SECONDS = 600.0
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How much of everything."""
+
+    steps: int
+    """Of training, for each environment."""
+    random_steps: int
+    updates_per_step: float
+    snapshot_every: int
+    """Steps of training between two policies that are kept."""
+    snapshot_episodes: int
+    """That say how good each of them is."""
+    transitions: int
+    """In each set, at most."""
+    reference_episodes: int
+    """For the returns of random and expert."""
+
+
+FULL = Sizes(1_000_000, 10_000, 1.0, 20_000, 10, 200_000, 100)
+QUICK = Sizes(1_500, 500, 0.2, 500, 2, 2_000, 3)
+
+
+def random_actions(contract: Contract, rng: np.random.Generator) -> Act:
+    """Uniformly random ones."""
+    low, high = contract.action_low, contract.action_high
+    return lambda values, goal: rng.uniform(low, high, (len(goal), len(low))).astype(np.float32)
+
+
+def actions_of(answer: Callable[..., torch.Tensor]) -> Act:
+    """Of a policy, or of an algorithm's `explore`."""
+
+    def act(values: Mapping[str, np.ndarray], goal: np.ndarray) -> np.ndarray:
+        with torch.no_grad():
+            observation = {name: torch.from_numpy(value) for name, value in values.items()}
+            return answer(observation, torch.from_numpy(goal)).numpy()
+
+    return act
+
+
+def mean_return(episodes: Sequence[Episode]) -> float:
+    """Mean sum of rewards."""
+    return float(np.mean([episode.reward.sum() for episode in episodes]))
+
+
+def train(environment: str, sizes: Sizes, seed: int, out: Path, resume: bool) -> ReplayMemory | None:
+    """Train SAC, keeping a policy every so often with its return in `out/returns.csv`; its memory, None if stopped."""
+    with Rollouts(partial(make, environment), 1) as experience, interruptions() as interrupted:
+        settings = OnlineSettings(
+            steps=sizes.steps,
+            episodes_at_once=1,
+            updates_per_step=sizes.updates_per_step,
+            random_steps=sizes.random_steps,
+            evaluate_every=sizes.snapshot_every,
+            evaluation_episodes=1,
+        )
+        nothing = {"mean": [0.0], "std": [1.0]}
+        size = experience.contract.observation["observation"].shape[0]
+        normalisation = {"observation": {"mean": [0.0] * size, "std": [1.0] * size}, DESIRED_GOAL: nothing}
+        learner = make_algorithm("sac", experience.contract, normalisation, seed=seed, overrides=SAC)
+        resume = resume and (out / "checkpoints").is_dir()
+        training = OnlineTraining(learner, experience, settings, seed, out, resume=resume)
+        kept = read_returns(out / "returns.csv") if resume else {}
+        log = RunLog(out / "returns.csv")
+        for steps, value in kept.items():
+            if steps <= training.env_steps:  # what came after the checkpoint comes again
+                log.write({"env_steps": steps, "return": value})
+        saved = time.monotonic()
+        while training.env_steps < sizes.steps and not interrupted():
+            before = training.env_steps
+            training.round()
+            after = training.env_steps
+            if after // sizes.snapshot_every > before // sizes.snapshot_every or after >= sizes.steps:
+                training.export(out / "policies" / str(after))
+                seeds = range(EVALUATION_SEED, EVALUATION_SEED + sizes.snapshot_episodes)
+                value = mean_return(experience.collect(actions_of(learner.policy), seeds))
+                log.write({"env_steps": after, "return": value})
+                print(f"{environment}: {after:,} steps, return {value:.0f}, {training.seconds:.0f} s", file=sys.stderr)
+            if time.monotonic() - saved > CHECKPOINT_SECONDS:
+                training.save()
+                saved = time.monotonic()
+        log.close()
+        training.save()
+        return training.memory if training.env_steps >= sizes.steps else None
+
+
+def read_returns(file: Path) -> dict[int, float]:
+    """Return by steps of training."""
+    rows = [line.split(",") for line in file.read_text().splitlines()[1:]]
+    return {int(steps): float(value) for steps, value in rows}
+
+
+def make_sets(environment: str, memory: ReplayMemory, sizes: Sizes, seed: int, training: Path, out: Path) -> None:
+    """Act with the policies that were kept, and write the sets."""
+    returns = read_returns(training / "returns.csv")
+    rng = np.random.default_rng(seed)
+    with Rollouts(partial(make, environment), 8) as rollouts:
+        references = range(EVALUATION_SEED, EVALUATION_SEED + sizes.reference_episodes)
+
+        def policy(steps: int) -> Algorithm:
+            return restore(load_bundle(training / "policies" / str(steps)))
+
+        def acted(act: Act, first: int) -> list[Episode]:
+            episodes: list[Episode] = []
+            while sum(len(episode.reward) - 1 for episode in episodes) < sizes.transitions:
+                begin = first + len(episodes)
+                episodes += rollouts.collect(act, range(begin, begin + 8))
+            return episodes
+
+        wild = random_actions(rollouts.contract, rng)
+        last = max(returns)
+        random_return = mean_return(rollouts.collect(wild, references))
+        expert_return = mean_return(rollouts.collect(actions_of(policy(last).policy), references))
+        wanted = random_return + MEDIUM * (expert_return - random_return)
+        middle = next((steps for steps, value in returns.items() if value >= wanted), last)
+        sets = {
+            "random": flat(acted(wild, 0), sizes.transitions),
+            "medium": flat(acted(actions_of(policy(middle).explore), 100_000), sizes.transitions),
+            "expert": flat(acted(actions_of(policy(last).explore), 200_000), sizes.transitions),
+            "medium-replay": remembered(memory, middle),
+        }
+    half = sizes.transitions // 2
+    sets["medium-expert"] = {
+        name: np.concatenate([cut(sets[part], half)[name] for part in ("medium", "expert")]) for name in sets["medium"]
+    }
+    references_of = {"random_return": random_return, "expert_return": expert_return, "medium_steps": middle}
+    out.mkdir(parents=True, exist_ok=True)
+    for quality, arrays in sets.items():
+        np.savez_compressed(out / f"{environment}-{quality}.npz", environment=environment, **references_of, **arrays)
+
+
+def flat(episodes: Sequence[Episode], transitions: int) -> dict[str, np.ndarray]:
+    """Episodes as flat arrays, a row a step, at most so many."""
+    return cut(
+        {
+            "observations": np.concatenate([e.observation["observation"][:-1] for e in episodes]),
+            "actions": np.concatenate([e.action[:-1] for e in episodes]),
+            "rewards": np.concatenate([e.reward[:-1] for e in episodes]),
+            "terminals": np.concatenate([e.terminated[:-1] for e in episodes]),
+            "timeouts": np.concatenate([e.truncated[:-1] for e in episodes]),
+        },
+        transitions,
+    )
+
+
+def remembered(memory: ReplayMemory, steps: int) -> dict[str, np.ndarray]:
+    """The first so many transitions of a memory."""
+    rows = memory.transitions[:steps]
+    arrays = {
+        "observations": memory.observation["observation"][rows],
+        "actions": memory.action[rows],
+        "rewards": memory.reward[rows],
+        "terminals": memory.terminated[rows],
+        "timeouts": memory.truncated[rows],
+    }
+    return cut(arrays, steps)
+
+
+def cut(arrays: Mapping[str, np.ndarray], rows: int) -> dict[str, np.ndarray]:
+    """The first rows; what is cut off within an episode was truncated there."""
+    shorter = {name: array[:rows].copy() for name, array in arrays.items()}
+    shorter["timeouts"][-1] |= not shorter["terminals"][-1]
+    return shorter
+
+
+def returns_of(arrays: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Sum of rewards of each episode."""
+    ends = np.flatnonzero(arrays["terminals"] | arrays["timeouts"])
+    return np.diff(np.cumsum(arrays["rewards"].astype(np.float64))[ends], prepend=0.0)
+
+
+def memory_of(arrays: Mapping[str, np.ndarray], reward_scale: float = 1.0) -> ReplayMemory:
+    """A set as a replay memory.
+
+    What followed the last step of a truncated episode is not in the set, so no transition begins there; what followed
+    a terminated one does not matter, and its last observation stands for it.
+    """
+    terminal, timeout = arrays["terminals"], arrays["timeouts"]
+    index = np.repeat(np.arange(len(terminal)), 1 + terminal)
+    repeated = np.append(False, index[1:] == index[:-1])
+    has_transition = ~repeated & ~timeout[index]
+    ends = np.flatnonzero(repeated | timeout[index])
+    return ReplayMemory(
+        Columns(
+            observation={"observation": arrays["observations"][index].astype(np.float32)},
+            auxiliary={},
+            desired_goal=np.zeros((len(index), 1), np.float32),
+            action=arrays["actions"][index].astype(np.float32),
+            reward=(reward_scale * arrays["rewards"][index]).astype(np.float32),
+            terminated=terminal[index] & has_transition,
+            truncated=np.append(timeout[index][1:], False) & has_transition,
+            has_transition=has_transition,
+            lengths=np.diff(ends, prepend=-1),
+        )
+    )
+
+
+def load(file: Path) -> dict[str, np.ndarray]:
+    """A set's arrays."""
+    with np.load(file, allow_pickle=False) as arrays:
+        return dict(arrays)
+
+
+def main() -> int:
+    """Make what is not made yet; status 3 where training was stopped."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--environment", choices=ENVIRONMENTS, help="only this one")
+    parser.add_argument("--steps", type=int, help=f"of training for each (default: {FULL.steps:,})")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--resume", action="store_true", help="go on with training that was interrupted")
+    parser.add_argument("--quick", action="store_true", help="tiny sets of policies that have hardly learned")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    sizes = QUICK if options.quick else FULL
+    if options.steps:
+        sizes = Sizes(**{**vars(sizes), "steps": options.steps})
+    out = ROOT / "quick" if options.quick else ROOT
+    means: dict[str, dict[str, float]] = {}
+    table = Table("environment", *QUALITIES, title="mean return of each set")
+    for environment in [options.environment] if options.environment else ENVIRONMENTS:
+        files = {quality: out / f"{environment}-{quality}.npz" for quality in QUALITIES}
+        if not all(file.exists() for file in files.values()):
+            training = out / f"sac_{environment}_{options.seed}"
+            memory = train(environment, sizes, options.seed, training, options.resume)
+            if memory is None:
+                print(f"{environment}: stopped; go on with --resume.", file=sys.stderr)
+                return 3
+            make_sets(environment, memory, sizes, options.seed, training, out)
+        means[environment] = {quality: round(float(returns_of(load(f)).mean()), 1) for quality, f in files.items()}
+        table.add_row(environment, *(f"{means[environment][quality]:.0f}" for quality in QUALITIES))
+    Console().print(table)
+    print(json.dumps(means))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,239 @@
+"""What offline algorithms make of the same data sets: ours and d3rlpy's, by the return of the last policy.
+
+    .venv/bin/python benchmarks/offline_scores.py [--algorithms td3_bc,iql] [--datasets Hopper-v5-medium] [--quick]
+    .venv/bin/python benchmarks/offline_scores.py --summary
+
+Both sides have the same sets (of make_datasets.py), batch size, network sizes and number of updates, and are evaluated
+in the same episodes by the same code. A score is 0 for random actions and 100 for the policy behind the expert set; it
+is that of the policy after the last update, never of the best one. Each finished row is appended to
+`benchmarks/results/offline_scores.csv` (`--quick`: to `runs/`), and rows that are there are not made again.
+
+The last line is a JSON object: by algorithm and side the interquartile mean over sets and seeds, with its interval.
+"""
+
+import argparse
+import csv
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from make_datasets import ROOT, actions_of, load, mean_return, memory_of, returns_of
+from rich.console import Console
+from rich.table import Table
+
+from rl_ros.episodes.statistics import interquartile_mean
+from rl_ros.tasks.env import make
+from rl_ros.training.bundle import load_bundle
+from rl_ros.training.offline import train
+from rl_ros.training.online import EVALUATION_SEED, Act
+from rl_ros.training.rollouts import Rollouts
+from rl_ros.training.runs import restore
+
+RESULTS = Path(__file__).parent / "results/offline_scores.csv"
+RUNS = Path(__file__).parents[1] / "runs/offline_scores"
+PEER_PYTHON = Path(__file__).parents[1] / ".venv-bench/bin/python"
+PEER = Path(__file__).with_name("peers_scores.py")
+SIDES = ("ours", "d3rlpy")
+BATCH = 256
+COMMON = {"batch_size": BATCH, "hidden_size": 256, "hidden_layers": 2}
+PLAIN = {"weight_decay": 0.0, "schedule": "constant", "average_rate": 1.0}
+"""What the defaults of a training of minutes have beside the papers'."""
+OURS: dict[str, dict[str, Any]] = {
+    "awac": {},
+    "bc": {**PLAIN, "learning_rate": 1e-3},
+    "bcq": {},
+    "bear": {},
+    "cql": {},
+    "crr": {},
+    "iql": {
+        **PLAIN,
+        "schedule": "cosine",
+        "warm_up": 0.0,
+        "learning_rate": 3e-4,
+        "discount": 0.99,
+        "expectile": 0.7,
+        "temperature": 3.0,
+        "target_rate": 0.005,
+    },
+    "rebrac": {},
+    "sac": {"learning_rate": 3e-4, "discount": 0.99, "target_rate": 0.005, "action_penalty": 0.0}
+    | {"smallest_reward": None, "largest_reward": None},
+    "td3_bc": {},
+}
+"""Settings other than the defaults, which are the papers'; both sides have all of these algorithms."""
+SCALED_RETURNS = {"iql"}
+"""Algorithms whose paper multiplies rewards by 1000 over the range of the returns (2110.06169, appendix B)."""
+
+
+class Row(NamedTuple):
+    """One line of the results."""
+
+    algorithm: str
+    side: str
+    dataset: str
+    seed: int
+    updates: int
+    episodes: int
+    mean_return: float
+    last_score: float
+
+
+def learn_ours(name: str, file: Path, seed: int, updates: int, scale: float, rollouts: Rollouts) -> Act:
+    """Learn with ours; the run is kept, for `rl_ros compare` and `rl_ros doctor`."""
+    run = RUNS / file.stem / f"{name}_{seed}"
+    memory = memory_of(load(file), scale)
+    settings = {**COMMON, **OURS[name]}
+    bundle = train(memory, rollouts.contract, name, run, seed=seed, updates=updates, overrides=settings, held_out=0.0)
+    return actions_of(restore(load_bundle(bundle)).policy)
+
+
+@contextmanager
+def learned_by_peer(name: str, file: Path, seed: int, updates: int, scale: float) -> Iterator[Act]:
+    """Learn with d3rlpy in a process of its own, which then answers observations."""
+    command = [str(PEER_PYTHON), str(PEER), str(file), name, *map(str, (seed, updates, BATCH, scale))]
+    with tempfile.TemporaryFile() as said:
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=said)
+        assert process.stdin is not None and process.stdout is not None
+        pipe_in, pipe_out = process.stdin, process.stdout
+        if not pipe_out.readline():
+            process.wait()
+            said.seek(0)
+            raise RuntimeError(f"d3rlpy's {name} failed: {said.read().decode().strip()[-500:]}")
+
+        def act(values: Any, goal: np.ndarray) -> np.ndarray:
+            seen = np.ascontiguousarray(values["observation"], np.float32)
+            pipe_in.write(np.int32(len(seen)).tobytes() + seen.tobytes())
+            pipe_in.flush()
+            count = len(seen) * action_size
+            return np.frombuffer(pipe_out.read(4 * count), np.float32).reshape(len(seen), action_size)
+
+        with np.load(file, allow_pickle=False) as arrays:
+            action_size = arrays["actions"].shape[1]
+        try:
+            yield act
+        finally:
+            pipe_in.close()
+            process.wait()
+
+
+def score(side: str, name: str, file: Path, seed: int, updates: int, episodes: int) -> Row:
+    """Learn and evaluate."""
+    arrays = load(file)
+    scale = 1.0
+    if name in SCALED_RETURNS:
+        returns = returns_of(arrays)
+        scale = 1000.0 / max(float(returns.max() - returns.min()), 1e-6)
+    seeds = range(EVALUATION_SEED, EVALUATION_SEED + episodes)
+    with Rollouts(partial(make, str(arrays["environment"])), min(episodes, 10)) as rollouts:
+        if side == "ours":
+            found = mean_return(rollouts.collect(learn_ours(name, file, seed, updates, scale, rollouts), seeds))
+        else:
+            with learned_by_peer(name, file, seed, updates, scale) as act:
+                found = mean_return(rollouts.collect(act, seeds))
+    low, high = float(arrays["random_return"]), float(arrays["expert_return"])
+    last = 100.0 * (found - low) / (high - low)
+    return Row(name, side, file.stem, seed, updates, episodes, round(found, 3), round(last, 3))
+
+
+def read(file: Path) -> list[Row]:
+    """The rows that there are."""
+    if not file.exists():
+        return []
+    with file.open(newline="") as lines:
+        rows = list(csv.reader(lines))[1:]
+    return [Row(*r[:3], int(r[3]), int(r[4]), int(r[5]), float(r[6]), float(r[7])) for r in rows]
+
+
+def append(file: Path, row: Row) -> None:
+    """Add a row, at once and in one piece."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    if not file.exists():
+        file.write_text(",".join(Row._fields) + "\n")
+    with file.open("a") as stream:
+        stream.write(",".join(map(str, row)) + "\n")
+
+
+def interval(scores: Sequence[np.ndarray], resamples: int = 2000) -> tuple[float, float, float]:
+    """Interquartile mean of the scores of all sets and its 95 % interval; seeds are resampled within each set."""
+    rng = np.random.default_rng(0)
+    drawn = [of_set[rng.integers(0, len(of_set), (resamples, len(of_set)))] for of_set in scores]
+    low, high = np.percentile(interquartile_mean(np.concatenate(drawn, axis=1)), [2.5, 97.5])
+    return float(interquartile_mean(np.concatenate(scores))), float(low), float(high)
+
+
+def summarise(rows: Iterable[Row]) -> dict[str, dict[str, list[float]]]:
+    """Print scores by set, and the interquartile means over the sets that both sides have; returns the latter."""
+    rows = list(rows)
+    datasets = sorted({row.dataset for row in rows})
+    table = Table("algorithm", "side", *datasets, "mean", "IQM (95 %)", title="last scores, mean over seeds")
+    figures: dict[str, dict[str, list[float]]] = {}
+    for name in sorted({row.algorithm for row in rows}):
+        of_side = {side: [row for row in rows if (row.algorithm, row.side) == (name, side)] for side in SIDES}
+        present = [side for side in SIDES if of_side[side]]
+        shared = set.intersection(*({row.dataset for row in of_side[side]} for side in present))
+        figures[name] = {}
+        for side in present:
+            scores = {
+                dataset: np.array([row.last_score for row in of_side[side] if row.dataset == dataset])
+                for dataset in datasets
+            }
+            middle, low, high = interval([scores[dataset] for dataset in datasets if dataset in shared])
+            mean = float(np.mean([scores[dataset].mean() for dataset in shared]))
+            figures[name][side] = [round(middle, 2), round(low, 2), round(high, 2)]
+            cells = [f"{scores[d].mean():.1f}" if len(scores[d]) else "" for d in datasets]
+            table.add_row(name, side, *cells, f"{mean:.1f}", f"{middle:.1f} ({low:.1f} to {high:.1f})")
+    Console().print(table)
+    return figures
+
+
+def main() -> int:
+    """Make the rows that are missing, and summarise."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--algorithms", default=",".join(OURS), help="separated by commas (default: all)")
+    parser.add_argument("--datasets", help="separated by commas, without .npz (default: all that are made)")
+    parser.add_argument("--sides", default=",".join(SIDES), help="ours, d3rlpy or both (default: %(default)s)")
+    parser.add_argument("--seeds", type=int, default=3, help="how many (default: %(default)s)")
+    parser.add_argument("--updates", type=int, default=100_000, help="default: %(default)s")
+    parser.add_argument("--episodes", type=int, default=20, help="of each evaluation (default: %(default)s)")
+    parser.add_argument("--quick", action="store_true", help="two algorithms, a tiny set, few updates")
+    parser.add_argument("--summary", action="store_true", help="only summarise what is there")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    sets, results = ROOT, RESULTS
+    if options.quick:
+        sets, results = ROOT / "quick", RUNS / "quick.csv"
+        options.algorithms, options.seeds, options.updates, options.episodes = "bc,td3_bc", 1, 200, 2
+        options.datasets = options.datasets or "Hopper-v5-medium"
+    names = options.datasets.split(",") if options.datasets else sorted(f.stem for f in sets.glob("*.npz"))
+    if not options.summary:
+        rows = {row[:5] for row in read(results)}
+        for seed in range(options.seeds):
+            for dataset in names:
+                for algorithm in options.algorithms.split(","):
+                    for side in options.sides.split(","):
+                        if (algorithm, side, dataset, seed, options.updates) in rows:
+                            continue
+                        if side == "d3rlpy" and not PEER_PYTHON.exists():
+                            print("d3rlpy is not installed; `make bench-setup` does it.", file=sys.stderr)
+                            continue
+                        began = time.monotonic()
+                        file = sets / f"{dataset}.npz"
+                        row = score(side, algorithm, file, seed, options.updates, options.episodes)
+                        append(results, row)
+                        print(*row, f"{time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
+    rows = [row for row in read(results) if row.updates == options.updates]
+    print(json.dumps(summarise(rows) if rows else {}))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
