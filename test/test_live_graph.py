@@ -150,7 +150,8 @@ def test_a_graph_without_an_arm_says_so() -> None:
     failed = rl_ros("up", "grasp", "robot:=real", "patience:=3.0")
     assert failed.returncode == 3
     assert "no answer from: arm_guard, policy, reward" in failed.stdout
-    assert "no publisher on /camera/image_raw" in failed.stdout
+    assert "arm_guard says: no publisher on joint_states" in failed.stdout
+    assert "policy says: no publisher on /camera/image_raw" in failed.stdout
 
 
 def test_mistakes_are_one_sentence_and_status_two(tmp_path: Path) -> None:

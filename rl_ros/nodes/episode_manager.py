@@ -15,7 +15,8 @@ class EpisodeManager(Node):
     def __init__(self) -> None:
         super().__init__("episode_manager")
         self.task = make_task(self.contract.task)
-        self.hint = ""
+        self.problems: dict[str, str] = {}
+        """The last problem of each node, until it is ready or well again."""
         settings = self.settings
         self.lifecycle = EpisodeLifecycle(
             settings["episodes"],
@@ -100,6 +101,7 @@ class EpisodeManager(Node):
     def on_acknowledge(self, cdr: bytes) -> None:
         """A node is ready for an episode."""
         ready = messages.decode("sensor_msgs/msg/JointState", cdr)
+        self.problems.pop(ready.name[0], None)
         self.act(self.lifecycle.acknowledged(ready.name[0], int(ready.position[0]), steady()))
 
     def on_reset_done(self, cdr: bytes) -> None:
@@ -133,11 +135,14 @@ class EpisodeManager(Node):
         self.act(self.lifecycle.bag_closed(int(state.values["episode"]), steady()))
 
     def on_diagnostics(self, cdr: bytes) -> None:
-        """Remember the last problem: it explains why nothing happens."""
+        """Remember each node's last problem: it explains why nothing happens."""
         problem = messages.status_of(cdr)
         if problem.level == messages.ERROR:
-            self.hint = f"{problem.name} says: {problem.text}"
+            self.problems[problem.name] = problem.text
+        else:
+            self.problems.pop(problem.name, None)
 
     def on_time(self) -> None:
         """Give up on what takes too long."""
-        self.act(self.lifecycle.waited(steady(), self.hint))
+        hint = "; ".join(f"{node} says: {text}" for node, text in sorted(self.problems.items()))
+        self.act(self.lifecycle.waited(steady(), hint))
