@@ -29,10 +29,10 @@ from rich.table import Table
 
 from rl_ros.algorithms.base import make_algorithm
 from rl_ros.contract import Contract
+from rl_ros.episodes.allocation import keep_freed_memory
 from rl_ros.episodes.hindsight import Hindsight, relabelled_share
 from rl_ros.episodes.memory import Episode
 from rl_ros.tasks.env import make
-from rl_ros.training.offline import keep_freed_memory
 from rl_ros.training.online import CHECKPOINTS, PROGRESS, OnlineSettings, OnlineTraining
 from rl_ros.training.report import read_columns
 from rl_ros.training.rollouts import Rollouts

@@ -18,8 +18,8 @@ from rich.table import Table
 
 from rl_ros.algorithms.base import dataset_statistics, make_algorithm
 from rl_ros.contract import Contract
+from rl_ros.episodes.allocation import keep_freed_memory
 from rl_ros.episodes.memory import Columns, ReplayMemory
-from rl_ros.training.offline import keep_freed_memory
 
 BATCH, LENGTH, BAR = 256, 40, 0.05
 

@@ -31,8 +31,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from rl_ros.algorithms.base import Algorithm, make_algorithm
 from rl_ros.contract import Contract
+from rl_ros.episodes.allocation import keep_freed_memory
 from rl_ros.episodes.memory import Columns, ReplayMemory
-from rl_ros.training.offline import keep_freed_memory
 
 OBSERVATION, ACTION, BATCH, LENGTH, TRANSITIONS = 17, 6, 256, 50, 100_000
 BLOCK = 100

@@ -15,7 +15,7 @@ from rl_ros.algorithms.gcivl import implicit_value_loss
 from rl_ros.algorithms.gcsl import uniform_pairs
 from rl_ros.algorithms.goal_conditioned import expected_action
 from rl_ros.algorithms.hiql import HierarchicalIQL, representation_log_probability, to_length
-from rl_ros.algorithms.latent_plans import gaussian_divergence, plan_loss, windows
+from rl_ros.algorithms.latent_plans import plan_loss, windows
 from rl_ros.algorithms.wgcsl import compound_weight, critic_loss
 from rl_ros.cli import main
 from rl_ros.contract import Contract
@@ -23,6 +23,7 @@ from rl_ros.episodes.exchange.bags import write_bags
 from rl_ros.episodes.hindsight import GoalBatch
 from rl_ros.episodes.memory import Episode, ReplayMemory
 from rl_ros.errors import UserError
+from rl_ros.networks.layers import gaussian_divergence
 from rl_ros.networks.policies import ActionDistribution, ActionLayout
 from rl_ros.training.bundle import TOLERANCE, load_bundle
 from rl_ros.training.offline import train

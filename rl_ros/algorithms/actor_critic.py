@@ -15,10 +15,11 @@ from torch import Tensor, nn
 
 from rl_ros.algorithms.base import Algorithm, Config, Transitions
 from rl_ros.algorithms.ddpg import bellman_target
+from rl_ros.algorithms.td3 import smoothed
 from rl_ros.episodes.memory import ReplayMemory
 from rl_ros.errors import UserError
 from rl_ros.networks.layers import move_towards
-from rl_ros.networks.policies import GaussianPolicy, Policy, SpreadPolicy
+from rl_ros.networks.policies import DeterministicPolicy, GaussianPolicy, Policy, SpreadPolicy
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,50 @@ class ActorCritic(Algorithm):
     def after_update(self) -> None:
         """Move the target critics: θ' ← τ θ + (1 − τ) θ'."""
         move_towards(self.networks["target_critic"], self.networks["critic"], self.config.target_rate)
+
+
+@dataclass(frozen=True)
+class DelayedActorCriticConfig(ActorCriticConfig):
+    """Settings of actor-critics like TD3 (Fujimoto, van Hoof and Meger 2018, 1802.09477); the defaults are its."""
+
+    policy_delay: int = 2
+    """Updates of the critics to one of the policy and of the target networks."""
+    target_noise: float = 0.2
+    """Standard deviation of the target policy's noise, where half of an action's range is 1."""
+    target_noise_limit: float = 0.5
+    """Largest such noise."""
+
+
+class DelayedActorCritic(ActorCritic):
+    """Twin critics, and a deterministic policy that learns less often than they do."""
+
+    config_type: ClassVar[type[Config]] = DelayedActorCriticConfig
+    config: DelayedActorCriticConfig
+    policy_type: ClassVar[type[Policy]] = DeterministicPolicy
+
+    def build(self) -> dict[str, nn.Module]:
+        """See `ActorCritic.build`; and `target_actor`, which follows the policy's actor."""
+        networks = super().build()
+        networks["target_actor"] = copy.deepcopy(cast(Policy, networks["policy"]).actor).requires_grad_(False)
+        return networks
+
+    def next_action(self, next_state: Tensor) -> Tensor:
+        """The target policy's action at s' with a little noise, (batch, A), from features (batch, size)."""
+        noise = self.config.target_noise * torch.randn(
+            (len(next_state), len(self.contract.action_low)), generator=self._generator
+        )
+        return smoothed(torch.tanh(self.networks["target_actor"](next_state)), noise, self.config.target_noise_limit)
+
+    @property
+    def policy_is_due(self) -> bool:
+        """Whether the policy learns in the update at hand."""
+        return (self.updates + 1) % self.config.policy_delay == 0
+
+    def after_update(self) -> None:
+        """Move the target networks, as often as the policy: θ' ← τ θ + (1 − τ) θ'."""
+        if self.updates % self.config.policy_delay == 0:
+            super().after_update()
+            move_towards(self.networks["target_actor"], self.trained_policy.actor, self.config.target_rate)
 
 
 def of_several(critic: nn.Module, state: Tensor, actions: Tensor) -> Tensor:

@@ -43,7 +43,27 @@ class BatchConstrainedQLearningConfig(ActorCriticConfig):
     """λ: share of the smaller critic in a target; the rest is the larger one's."""
 
 
-class BatchConstrainedPolicy(Policy):
+class ChoosingPolicy(Policy):
+    """Takes, of several actions, the one that the first critic likes best."""
+
+    critic: StackedCritic
+
+    def candidates(self, state: Tensor) -> Tensor:
+        """The actions to choose from, (count, batch, A), scaled to -1..1, given features (batch, size)."""
+        raise NotImplementedError
+
+    def forward(self, observation: Mapping[str, Tensor], desired_goal: Tensor) -> Tensor:
+        """See `Policy.forward`."""
+        state = self.encoder(observation, desired_goal)
+        return self.layout.unscale(best_action(self.critic, state, self.candidates(state)))
+
+    def equally_good(self, observation: Mapping[str, Tensor], desired_goal: Tensor) -> Tensor:
+        """Every candidate for one observation whose value cannot be told from the best one's, (n, A)."""
+        state = self.encoder(observation, desired_goal)
+        return self.layout.unscale(best_actions(self.critic, state, self.candidates(state)))
+
+
+class BatchConstrainedPolicy(ChoosingPolicy):
     """Draws actions like the recorded ones, perturbs them, and takes the best. Discrete entries go to their limits.
 
     Its draws are the same for every observation, made once, so that the same observation gives the same action.
@@ -68,18 +88,8 @@ class BatchConstrainedPolicy(Policy):
         change = self.limit * torch.tanh(actor(torch.cat([repeated, actions], dim=2)))
         return (actions + change).clamp(-1.0, 1.0)
 
-    def forward(self, observation: Mapping[str, Tensor], desired_goal: Tensor) -> Tensor:
-        """See `Policy.forward`."""
-        state = self.encoder(observation, desired_goal)
-        return self.layout.unscale(best_action(self.critic, state, self.candidates(state)))
-
-    def equally_good(self, observation: Mapping[str, Tensor], desired_goal: Tensor) -> Tensor:
-        """Every candidate for one observation whose value cannot be told from the best one's, (n, A)."""
-        state = self.encoder(observation, desired_goal)
-        return self.layout.unscale(best_actions(self.critic, state, self.candidates(state)))
-
     def candidates(self, state: Tensor) -> Tensor:
-        """The actions to choose from, (samples, batch, A), scaled to -1..1."""
+        """See `ChoosingPolicy.candidates`."""
         drawn = torch.tanh(self.vae.decode(state, self.latents.expand(-1, len(state), -1)))
         return self.perturbed(self.actor, state, drawn)
 

@@ -10,7 +10,6 @@ Kumar et al. 2019, "Stabilizing Off-Policy Q-Learning via Bootstrapping Error Re
 """
 
 import copy
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, cast
 
@@ -19,7 +18,7 @@ from torch import Tensor, nn
 
 from rl_ros.algorithms.actor_critic import ActorCriticConfig, most_and_least, of_several
 from rl_ros.algorithms.base import Algorithm, Config, Transitions
-from rl_ros.algorithms.bcq import best_action, best_actions
+from rl_ros.algorithms.bcq import ChoosingPolicy
 from rl_ros.algorithms.ddpg import bellman_target, critic_loss
 from rl_ros.algorithms.sac import Temperature
 from rl_ros.contract import Contract
@@ -57,7 +56,7 @@ class BEARConfig(ActorCriticConfig):
     """λ: share of the smaller critic in a target; the rest is the larger one's."""
 
 
-class BestOfSamplesPolicy(GaussianPolicy):
+class BestOfSamplesPolicy(ChoosingPolicy, GaussianPolicy):
     """Draws actions and takes the one that the first critic likes best.
 
     Its noise is the same for every observation, made once, so that the same observation gives the same action.
@@ -74,18 +73,8 @@ class BestOfSamplesPolicy(GaussianPolicy):
         self.critic = critic
         self.noise = torch.randn(samples, 1, len(self.layout.is_discrete))
 
-    def forward(self, observation: Mapping[str, Tensor], desired_goal: Tensor) -> Tensor:
-        """See `Policy.forward`."""
-        state = self.encoder(observation, desired_goal)
-        return self.layout.unscale(best_action(self.critic, state, self.candidates(state)))
-
-    def equally_good(self, observation: Mapping[str, Tensor], desired_goal: Tensor) -> Tensor:
-        """Every candidate for one observation whose value cannot be told from the best one's, (n, A)."""
-        state = self.encoder(observation, desired_goal)
-        return self.layout.unscale(best_actions(self.critic, state, self.candidates(state)))
-
     def candidates(self, state: Tensor) -> Tensor:
-        """The actions to choose from, (samples, batch, A), scaled to -1..1."""
+        """See `ChoosingPolicy.candidates`."""
         mean, log_std = self.gaussian(state)
         return torch.tanh(mean + self.noise * log_std.exp())
 

@@ -21,7 +21,7 @@ from rl_ros.algorithms.bc import cloning_loss
 from rl_ros.algorithms.ddpg import critic_loss
 from rl_ros.algorithms.sac import Temperature
 from rl_ros.errors import UserError
-from rl_ros.networks.layers import frozen
+from rl_ros.networks.layers import frozen, gaussian_divergence
 from rl_ros.networks.policies import GaussianPolicy, Policy
 
 
@@ -81,11 +81,12 @@ class BRAC(ActorCritic):
             recorded = behaviour.gaussian(behaviour.encoder(batch.observation, batch.desired_goal))
             if config.penalty == "value":
                 next_recorded = behaviour.gaussian(behaviour.encoder(batch.next_observation, batch.desired_goal))
-                next_value = next_value - multiplier * divergence(policy.gaussian(next_state), next_recorded)
+                next_value = next_value - multiplier * gaussian_divergence(*policy.gaussian(next_state), *next_recorded)
             target = self.target(batch, next_value)
         q = critic(state, batch.action)
         action, _ = policy.sample(features, generator)
-        distance = divergence(policy.gaussian(features), recorded)
+        # Exact where the paper estimates it from samples: both are tanh of a Gaussian, and the tanh cancels.
+        distance = gaussian_divergence(*policy.gaussian(features), *recorded)
         losses = {
             "critic_loss": critic_loss(q, target),
             "policy_loss": policy_loss(frozen(critic, state, action).amin(0), distance, multiplier.detach()),
@@ -101,20 +102,6 @@ class BRAC(ActorCritic):
         if self.updates == self.config.cloning_updates:
             self.networks["behaviour"].load_state_dict(self.trained_policy.state_dict())
         super().after_update()
-
-
-def divergence(policy: tuple[Tensor, Tensor], behaviour: tuple[Tensor, Tensor]) -> Tensor:
-    """Section 4, KL( π(·|s) ‖ β̂(·|s) ), nats, (batch,).
-
-    Exact where the paper estimates it from samples: both are tanh of a Gaussian, and the tanh cancels.
-
-    Args:
-        policy: mean and logarithm of the standard deviation before the tanh, (batch, A) each.
-        behaviour: the same of β̂.
-    """
-    (mean, log_std), (other_mean, other_log_std) = policy, behaviour
-    squares = (2.0 * log_std).exp() + (mean - other_mean).square()
-    return (other_log_std - log_std + 0.5 * squares * torch.exp(-2.0 * other_log_std) - 0.5).sum(1)
 
 
 def policy_loss(climbed: Tensor, distance: Tensor, multiplier: Tensor) -> Tensor:

@@ -87,5 +87,5 @@ def uniform_pairs(memory: ReplayMemory, rows: np.ndarray, rng: np.random.Generat
     other = first + (rng.random(rows.shape) * (last - first)).astype(np.int64)
     other += other >= one
     begin, goal = np.minimum(one, other), np.maximum(one, other)
-    usable = np.isin(begin, memory.transitions)
+    usable = memory.has_transition.take(begin)
     return np.where(usable, begin, rows), np.where(usable, goal, last)

@@ -163,5 +163,4 @@ def expected_action(layout: ActionLayout, distribution: ActionDistribution) -> T
 
     A discrete entry is 1 with probability σ(logit) and −1 otherwise, tanh(logit / 2) on average.
     """
-    order = torch.argsort(torch.cat([layout.continuous, layout.discrete]))
-    return torch.cat([distribution.mean, torch.tanh(distribution.logits / 2.0)], dim=1)[:, order]
+    return torch.cat([distribution.mean, torch.tanh(distribution.logits / 2.0)], dim=1)[:, layout.order()]

@@ -12,7 +12,7 @@ at every tick, and one graph in the bundle.
 """
 
 from dataclasses import dataclass
-from typing import ClassVar, cast
+from typing import Any, ClassVar, cast
 
 import numpy as np
 import torch
@@ -49,22 +49,12 @@ class HierarchicalIQLConfig(GoalConditionedIVLConfig):
 class HierarchicalPolicy(Policy):
     """The high policy, and the low one on its answer in the place of the goal."""
 
-    def __init__(
-        self,
-        contract: Contract,
-        normalisation: Normalisation,
-        hidden_size: int = 256,
-        image_features: int = 128,
-        hidden_layers: int = 2,
-        layer_norm: bool = False,
-        vector_limit: float = 0.0,
-    ) -> None:
-        super().__init__(contract, normalisation, hidden_size, image_features, hidden_layers, layer_norm, vector_limit)
+    def __init__(self, contract: Contract, normalisation: Normalisation, *arguments: Any, **options: Any) -> None:
+        super().__init__(contract, normalisation, *arguments, **options)
         self.goal_size = len(normalisation[DESIRED_GOAL]["mean"])
-        hidden = [hidden_size] * hidden_layers
         inputs = self.encoder.size - self.goal_size + REPRESENTATION
-        self.high = multilayer([self.encoder.size, *hidden, REPRESENTATION], layer_norm)
-        self.actor = multilayer([inputs, *hidden, len(contract.action_low)], layer_norm)
+        self.high = self.hidden_network(self.encoder.size, REPRESENTATION)
+        self.actor = self.hidden_network(inputs, len(contract.action_low))
 
     def sub_goal(self, features: Tensor) -> Tensor:
         """π^h(s, g): the representation to go for, (batch, `REPRESENTATION`), before it is given its length."""

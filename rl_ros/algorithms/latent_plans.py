@@ -14,7 +14,7 @@ and actions are Gaussian. A bundle is deterministic: at every tick it acts on th
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import ClassVar, cast
+from typing import Any, ClassVar, cast
 
 import numpy as np
 import torch
@@ -26,7 +26,7 @@ from rl_ros.algorithms.goal_conditioned import require_goal
 from rl_ros.contract import Contract
 from rl_ros.episodes.hindsight import draw_goal_rows
 from rl_ros.episodes.memory import Batch, ReplayMemory
-from rl_ros.networks.layers import DESIRED_GOAL, Normalisation, multilayer
+from rl_ros.networks.layers import DESIRED_GOAL, gaussian_divergence, multilayer
 from rl_ros.networks.policies import ActionDistribution, Policy
 
 PLAN = 16
@@ -53,20 +53,10 @@ class LatentPlansConfig(Config):
 class PlanningPolicy(Policy):
     """The prior over plans, and the policy given its mean."""
 
-    def __init__(
-        self,
-        contract: Contract,
-        normalisation: Normalisation,
-        hidden_size: int = 256,
-        image_features: int = 128,
-        hidden_layers: int = 2,
-        layer_norm: bool = False,
-        vector_limit: float = 0.0,
-    ) -> None:
-        super().__init__(contract, normalisation, hidden_size, image_features, hidden_layers, layer_norm, vector_limit)
-        hidden = [hidden_size] * hidden_layers
-        self.prior = multilayer([self.encoder.size, *hidden, 2 * PLAN], layer_norm)
-        self.actor = multilayer([self.encoder.size + PLAN, *hidden, len(contract.action_low)], layer_norm)
+    def __init__(self, contract: Contract, *arguments: Any, **options: Any) -> None:
+        super().__init__(contract, *arguments, **options)
+        self.prior = self.hidden_network(self.encoder.size, 2 * PLAN)
+        self.actor = self.hidden_network(self.encoder.size + PLAN, len(contract.action_low))
 
     def plan_distribution(self, features: Tensor, plan: Tensor) -> ActionDistribution:
         """π(a|s, g, z): what to do under a plan (batch, `PLAN`)."""
@@ -160,13 +150,6 @@ def gaussian(output: Tensor) -> tuple[Tensor, Tensor]:
     mean, log_std = output.chunk(2, dim=1)
     low, high = LOG_STD
     return mean, low + (high - low) * torch.sigmoid(log_std)
-
-
-def gaussian_divergence(mean: Tensor, log_std: Tensor, prior_mean: Tensor, prior_log_std: Tensor) -> Tensor:
-    """KL( q ‖ p ) of Gaussians with diagonal covariance, (batch,) from (batch, n) each."""
-    variance_ratio = torch.exp(2.0 * (log_std - prior_log_std))
-    distance = ((mean - prior_mean) * torch.exp(-prior_log_std)).square()
-    return 0.5 * (variance_ratio + distance - 1.0).sum(1) + (prior_log_std - log_std).sum(1)
 
 
 def plan_loss(log_probability: Tensor, divergence: Tensor, divergence_weight: float) -> Tensor:

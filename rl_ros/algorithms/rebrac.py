@@ -8,26 +8,24 @@ back to the two penalties of BRAC (Wu et al. 2019, 1911.11361).
 2. The policy climbs Q, divided by its own size, and pays for its squared distance from the recorded action.
 """
 
-import copy
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar, cast
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from rl_ros.algorithms.actor_critic import ActorCritic, ActorCriticConfig
+from rl_ros.algorithms.actor_critic import DelayedActorCritic, DelayedActorCriticConfig
 from rl_ros.algorithms.base import Config, Transitions
 from rl_ros.algorithms.ddpg import critic_loss
-from rl_ros.algorithms.td3 import smoothed
 from rl_ros.episodes.memory import Batch, ReplayMemory
-from rl_ros.networks.layers import frozen, move_towards
-from rl_ros.networks.policies import DeterministicPolicy, Policy
+from rl_ros.networks.layers import frozen
+from rl_ros.networks.policies import DeterministicPolicy
 
 
 @dataclass(frozen=True)
-class ReBRACConfig(ActorCriticConfig):
+class ReBRACConfig(DelayedActorCriticConfig):
     """Settings of ReBRAC; the defaults are the paper's for locomotion. It chooses both penalties for each data set,
     from 0.001 to 0.1 for the policy and from 0 to 0.1 for the critics; those here are in the middle."""
 
@@ -39,34 +37,20 @@ class ReBRACConfig(ActorCriticConfig):
     """β1: what the policy pays for its squared distance from the recorded action."""
     critic_penalty: float = 0.01
     """β2: what the critics' targets lose for the distance of the next action."""
-    policy_delay: int = 2
-    """Updates of the critics to one of the policy and of the target networks."""
-    target_noise: float = 0.2
-    """Standard deviation of the target policy's noise, where half of an action's range is 1."""
-    target_noise_limit: float = 0.5
-    """Largest such noise."""
 
 
-class ReBRAC(ActorCritic):
+class ReBRAC(DelayedActorCritic):
     """Twin critics and a deterministic policy, each with its own penalty."""
 
     name: ClassVar[str] = "rebrac"
     config_type: ClassVar[type[Config]] = ReBRACConfig
     config: ReBRACConfig
-    policy_type: ClassVar[type[Policy]] = DeterministicPolicy
-
-    def build(self) -> dict[str, nn.Module]:
-        """See `ActorCritic.build`; and `target_actor`, which follows the policy's actor."""
-        networks = super().build()
-        networks["target_actor"] = copy.deepcopy(cast(Policy, networks["policy"]).actor).requires_grad_(False)
-        return networks
 
     def batches(self, memory: ReplayMemory, rows: np.ndarray, rng: np.random.Generator) -> Iterator[Batch]:
         """See `Algorithm.batches`; with the action that was recorded next, and whether one was."""
         for begin, batch in zip(rows, super().batches(memory, rows, rng), strict=True):
-            place = np.searchsorted(memory.transitions, begin + 1)
             batch.extra["next_action"] = memory.action.take(begin + 1, axis=0)
-            batch.extra["has_next"] = memory.transitions.take(place, mode="clip") == begin + 1
+            batch.extra["has_next"] = memory.has_transition.take(begin + 1)
             yield batch
 
     def loss(self, batch: Transitions, features: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
@@ -75,10 +59,7 @@ class ReBRAC(ActorCritic):
         policy = cast(DeterministicPolicy, self.trained_policy)
         with torch.no_grad():
             next_state = self.next_features(batch)
-            noise = config.target_noise * torch.randn(batch.action.shape, generator=self._generator)
-            next_action = smoothed(
-                torch.tanh(self.networks["target_actor"](next_state)), noise, config.target_noise_limit
-            )
+            next_action = self.next_action(next_state)
             recorded = policy.layout.scale(batch.extra["next_action"])
             next_value = penalised_value(
                 self.networks["target_critic"](next_state, next_action),
@@ -91,18 +72,12 @@ class ReBRAC(ActorCritic):
         q = critic(state, batch.action)
         total = critic_loss(q, target)
         metrics = {"critic_loss": total.detach(), "q": q.detach().mean()}
-        if (self.updates + 1) % config.policy_delay == 0:
+        if self.policy_is_due:
             action = policy.action(features)
             loss = policy_loss(frozen(critic, state, action).amin(0), action, batch.action, config.policy_penalty)
             metrics["policy_loss"] = loss.detach()
             total = total + loss
         return total, metrics
-
-    def after_update(self) -> None:
-        """Move the target networks, as often as the policy: θ' ← τ θ + (1 − τ) θ'."""
-        if self.updates % self.config.policy_delay == 0:
-            super().after_update()
-            move_towards(self.networks["target_actor"], self.trained_policy.actor, self.config.target_rate)
 
 
 def penalised_value(q: Tensor, action: Tensor, recorded: Tensor, has_recorded: Tensor, penalty: float) -> Tensor:

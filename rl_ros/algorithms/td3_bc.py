@@ -10,48 +10,33 @@ critics of Fujimoto, van Hoof and Meger 2018, "Addressing Function Approximation
    one weight suits rewards of any scale.
 """
 
-import copy
 from dataclasses import dataclass
 from typing import ClassVar, cast
 
 import torch
 from torch import Tensor, nn
 
-from rl_ros.algorithms.actor_critic import ActorCritic, ActorCriticConfig
+from rl_ros.algorithms.actor_critic import DelayedActorCritic, DelayedActorCriticConfig
 from rl_ros.algorithms.base import Config, Transitions
 from rl_ros.algorithms.ddpg import critic_loss
-from rl_ros.algorithms.td3 import smoothed
-from rl_ros.networks.layers import frozen, move_towards
-from rl_ros.networks.policies import DeterministicPolicy, Policy
+from rl_ros.networks.layers import frozen
+from rl_ros.networks.policies import DeterministicPolicy
 
 
 @dataclass(frozen=True)
-class TD3PlusBehaviourCloningConfig(ActorCriticConfig):
+class TD3PlusBehaviourCloningConfig(DelayedActorCriticConfig):
     """Settings of TD3+BC; the defaults are the paper's."""
 
     alpha: float = 2.5
     """α: weight of Q, in units of its own size, against the squared error of cloning; 0 is behaviour cloning."""
-    policy_delay: int = 2
-    """Updates of the critics to one of the policy and of the target networks."""
-    target_noise: float = 0.2
-    """Standard deviation of the target policy's noise, where half of an action's range is 1."""
-    target_noise_limit: float = 0.5
-    """Largest such noise."""
 
 
-class TD3PlusBehaviourCloning(ActorCritic):
+class TD3PlusBehaviourCloning(DelayedActorCritic):
     """Twin critics and a deterministic policy held to the data."""
 
     name: ClassVar[str] = "td3_bc"
     config_type: ClassVar[type[Config]] = TD3PlusBehaviourCloningConfig
     config: TD3PlusBehaviourCloningConfig
-    policy_type: ClassVar[type[Policy]] = DeterministicPolicy
-
-    def build(self) -> dict[str, nn.Module]:
-        """See `ActorCritic.build`; and `target_actor`, which follows the policy's actor."""
-        networks = super().build()
-        networks["target_actor"] = copy.deepcopy(cast(Policy, networks["policy"]).actor).requires_grad_(False)
-        return networks
 
     def loss(self, batch: Transitions, features: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """See `Algorithm.loss`. The critics' and the policy's loss share no weights."""
@@ -59,26 +44,17 @@ class TD3PlusBehaviourCloning(ActorCritic):
         policy = cast(DeterministicPolicy, self.trained_policy)
         with torch.no_grad():
             next_state = self.next_features(batch)
-            noise = config.target_noise * torch.randn(batch.action.shape, generator=self._generator)
-            next_action = smoothed(
-                torch.tanh(self.networks["target_actor"](next_state)), noise, config.target_noise_limit
-            )
+            next_action = self.next_action(next_state)
             target = self.target(batch, self.networks["target_critic"](next_state, next_action).amin(0))
         q = critic(state, batch.action)
         total = critic_loss(q, target)
         metrics = {"critic_loss": total.detach(), "q": q.detach().mean()}
-        if (self.updates + 1) % config.policy_delay == 0:
+        if self.policy_is_due:
             action = policy.action(features)
             loss = policy_loss(frozen(critic, state, action, first=1)[0], action, batch.action, config.alpha)
             metrics["policy_loss"] = loss.detach()
             total = total + loss
         return total, metrics
-
-    def after_update(self) -> None:
-        """Move the target networks, as often as the policy: θ' ← τ θ + (1 − τ) θ'."""
-        if self.updates % self.config.policy_delay == 0:
-            super().after_update()
-            move_towards(self.networks["target_actor"], self.trained_policy.actor, self.config.target_rate)
 
 
 def policy_loss(q: Tensor, action: Tensor, recorded: Tensor, alpha: float) -> Tensor:

@@ -12,7 +12,7 @@ from rl_ros.commands.console import console, positive, progress, share
 from rl_ros.commands.train_online import add_online, run_online
 from rl_ros.contract import Contract
 from rl_ros.episodes.bags import find_bags, read_bag
-from rl_ros.episodes.cache import DIRECTORY, Dataset, load_columns
+from rl_ros.episodes.cache import DIRECTORY, Dataset, cache_beside, load_columns
 from rl_ros.episodes.ingest import Cuts
 from rl_ros.episodes.memory import ReplayMemory
 from rl_ros.episodes.relabel import read_layer
@@ -125,11 +125,11 @@ def load_dataset(options: argparse.Namespace) -> tuple[Contract, Dataset]:
     paths = find_bags(options.bags)
     contract = Contract.load(options.contract) if options.contract else _first_contract(paths)
     contract = contract.remapped(parse_arguments(options.arguments, "image:=/front/image_raw"))
-    beside = options.bags if options.bags.is_dir() and options.bags not in paths else options.bags.parent
     cuts = Cuts(options.split_on, _seconds(options.split_at))
     with progress() as bar:
         task = bar.add_task("reading bags", total=len(paths))
-        dataset = load_columns(paths, contract, options.cache or beside / DIRECTORY, cuts, lambda: bar.advance(task))
+        cache = options.cache or cache_beside(options.bags, paths)
+        dataset = load_columns(paths, contract, cache, cuts, lambda: bar.advance(task))
     for sentence in dataset.refused:
         print(f"left out: {sentence}", file=sys.stderr)
     return contract, dataset

@@ -42,6 +42,16 @@ _HASHED = 1 << 16
 _READ = 1 << 24
 
 
+def cache_beside(bags: Path, found: Sequence[Path]) -> Path:
+    """Where what the bags decode to is kept: in their directory.
+
+    Args:
+        bags: what was named, a directory of bags or a bag.
+        found: the bags that `find_bags` found there.
+    """
+    return (bags if bags.is_dir() and bags not in found else bags.parent) / DIRECTORY
+
+
 @dataclass(frozen=True)
 class EpisodeRecord:
     """What is known of an episode beside its columns."""

@@ -60,6 +60,10 @@ class Episode:
         """Whether the episode ended in success."""
         return self.outcome == "success"
 
+    def value(self, key: str) -> np.ndarray:
+        """An observation or auxiliary key, (T, *shape)."""
+        return self.observation[key] if key in self.observation else self.auxiliary[key]
+
 
 @dataclass(frozen=True)
 class Columns:
@@ -283,7 +287,7 @@ class ReplayMemory:
         for name, array in arrays.items():
             (self._large[name] if name in self._large else self._records[name])[rows] = array
         if self.achieved_goal_key is not None:
-            self.achieved_goal[rows] = (episode.observation | episode.auxiliary)[self.achieved_goal_key]
+            self.achieved_goal[rows] = episode.value(self.achieved_goal_key)
         self.episode[rows] = self._appended
         self.first_row[rows], self.last_row[rows] = start, start + count - 1
         self._has_transition[rows] = episode.has_transition

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -21,6 +22,20 @@ def wilson_interval(successes: int, trials: int, z: float = 1.96) -> tuple[float
     margin = z * math.sqrt(rate * (1 - rate) / trials + z * z / (4 * trials * trials))
     scale = 1 + z * z / trials
     return max(0.0, (centre - margin) / scale), min(1.0, (centre + margin) / scale)
+
+
+def success_figures(successes: int, episodes: int) -> dict[str, Any]:
+    """`episodes`, `success` and its interval `success_95`, as they are reported.
+
+    Raises:
+        ValueError: there are no episodes.
+    """
+    interval = wilson_interval(successes, episodes)
+    return {
+        "episodes": episodes,
+        "success": round(successes / episodes, 4),
+        "success_95": [round(bound, 4) for bound in interval],
+    }
 
 
 def bootstrap_interval(

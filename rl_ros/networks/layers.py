@@ -171,6 +171,13 @@ def shift_images(image: Tensor, pixels: int, generator: torch.Generator) -> Tens
     return shifted
 
 
+def gaussian_divergence(mean: Tensor, log_std: Tensor, prior_mean: Tensor, prior_log_std: Tensor) -> Tensor:
+    """KL( q ‖ p ) of Gaussians with diagonal covariance, (batch,) from (batch, n) each."""
+    variance_ratio = torch.exp(2.0 * (log_std - prior_log_std))
+    distance = ((mean - prior_mean) * torch.exp(-prior_log_std)).square()
+    return 0.5 * (variance_ratio + distance - 1.0).sum(1) + (prior_log_std - log_std).sum(1)
+
+
 @torch.no_grad()
 def move_towards(target: nn.Module, source: nn.Module, rate: float) -> None:
     """Move each weight of `target` the share `rate` of the way to `source`: a target network, or a running mean."""

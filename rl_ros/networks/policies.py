@@ -101,8 +101,12 @@ class Policy(nn.Module):
         super().__init__()
         self.encoder = ObservationEncoder(contract, normalisation, image_features, vector_limit)
         self.layout = ActionLayout(contract)
-        outputs = self.outputs_per_entry * len(contract.action_low)
-        self.actor = multilayer([self.encoder.size] + [hidden_size] * hidden_layers + [outputs], layer_norm)
+        self._hidden, self._layer_norm = [hidden_size] * hidden_layers, layer_norm
+        self.actor = self.hidden_network(self.encoder.size, self.outputs_per_entry * len(contract.action_low))
+
+    def hidden_network(self, inputs: int, outputs: int) -> nn.Module:
+        """A new network with hidden layers like the actor's."""
+        return multilayer([inputs, *self._hidden, outputs], self._layer_norm)
 
     def distribution(self, features: Tensor) -> ActionDistribution:
         """What to do, given the encoder's features (batch, size)."""

@@ -1,10 +1,10 @@
 """recorder: the contract's topics, as received, into one MCAP bag per episode."""
 
-import ctypes
 import json
 from pathlib import Path
 
 from rl_ros.episodes import messages
+from rl_ros.episodes.allocation import keep_freed_memory
 from rl_ros.episodes.record import EpisodeRecorder, FinishedEpisode
 from rl_ros.episodes.recover import RecoveredBag, recover_bags
 from rl_ros.errors import UserError
@@ -17,18 +17,8 @@ HEARING_SECONDS = 1.0
 """How long sensors that have publishers may stay silent before an episode is recorded all the same."""
 REPEAT_SECONDS = 1.0
 """How often faults that last are raised again."""
-
-
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 KEPT_BYTES = 64 << 20
-
-
-def keep_freed_memory() -> None:
-    """Tell the C library to use freed memory again: images come and go, and fresh pages cost more than copying."""
-    library = ctypes.CDLL(None)
-    if hasattr(library, "mallopt"):
-        library.mallopt(_M_TRIM_THRESHOLD, KEPT_BYTES)
-        library.mallopt(_M_MMAP_THRESHOLD, KEPT_BYTES // 2)
+"""Of freed memory, for the messages to come."""
 
 
 class Recorder(Node):
@@ -36,7 +26,7 @@ class Recorder(Node):
 
     def __init__(self) -> None:
         super().__init__("recorder")
-        keep_freed_memory()
+        keep_freed_memory(KEPT_BYTES)
         if not self.settings["directory"]:
             raise UserError("node recorder: directory: must be given; it is where the bags go.")
         directory = Path(self.settings["directory"])

@@ -5,9 +5,8 @@ from typing import Protocol
 
 import numpy as np
 
-from rl_ros.contract import Contract, difference
+from rl_ros.contract import Contract
 from rl_ros.episodes.assemble import Tick
-from rl_ros.errors import UserError
 from rl_ros.tasks.task import Expert
 from rl_ros.training.bundle import load_bundle
 
@@ -53,8 +52,7 @@ class BundleActor:
 
     def __init__(self, directory: str, contract: Contract) -> None:
         bundle = load_bundle(Path(directory))
-        if found := difference(bundle.contract, contract):
-            raise UserError(f"{directory}: this policy was trained under another contract: {found}.")
+        bundle.require(contract)
         self.policy = bundle.policy()
         self._keys = tuple(contract.observation)
 

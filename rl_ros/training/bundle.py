@@ -29,7 +29,7 @@ import onnxruntime
 import safetensors.numpy
 
 from rl_ros import __version__
-from rl_ros.contract import Contract
+from rl_ros.contract import Contract, difference
 from rl_ros.errors import UserError
 
 if TYPE_CHECKING:
@@ -92,6 +92,15 @@ class Bundle:
     """`policy.onnx`."""
     weights: bytes
     """`weights.safetensors`."""
+
+    def require(self, contract: Contract) -> None:
+        """Refuse to run, or to train on, under another contract than the bundle's.
+
+        Raises:
+            UserError: they differ; the sentence names the field.
+        """
+        if found := difference(self.contract, contract):
+            raise UserError(f"{self.directory}: this policy was trained under another contract: {found}.")
 
     def policy(self) -> OnnxPolicy:
         """The policy, ready to run."""

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from rl_ros.contract import Contract, difference
+from rl_ros.contract import Contract
 from rl_ros.episodes.memory import Episode
-from rl_ros.episodes.statistics import wilson_interval
+from rl_ros.episodes.statistics import success_figures
 from rl_ros.errors import UserError
 from rl_ros.training.bundle import load_bundle
 
@@ -60,16 +60,11 @@ def evaluate_in_process(
 
     found: list[Episode] = []
     with Rollouts(partial(make, name), count=1) as rollouts:
-        if reason := difference(bundle.contract, rollouts.contract):
-            raise UserError(f"{directory}: this policy was trained under another contract: {reason}.")
+        bundle.require(rollouts.contract)
         for first in range(seed, seed + episodes, EPISODES_AT_ONCE):
             found += rollouts.collect(act, range(first, min(first + EPISODES_AT_ONCE, seed + episodes)))
             progress(len(found), float(np.mean([episode.success for episode in found])))
-    successes = sum(episode.success for episode in found)
-    low, high = wilson_interval(successes, len(found))
     return {
-        "episodes": len(found),
-        "success": round(successes / len(found), 4),
-        "success_95": [round(low, 4), round(high, 4)],
+        **success_figures(sum(episode.success for episode in found), len(found)),
         "mean_return": round(float(np.mean([episode.reward.sum() for episode in found])), 3),
     }

@@ -19,7 +19,8 @@ import numpy as np
 import torch
 
 from rl_ros.algorithms.base import Algorithm, dataset_statistics, make_algorithm, plain_config
-from rl_ros.contract import Contract, difference
+from rl_ros.contract import Contract
+from rl_ros.episodes.allocation import keep_freed_memory
 from rl_ros.episodes.bags import find_bags, storage_files
 from rl_ros.episodes.cache import DIRECTORY, load_columns
 from rl_ros.episodes.hindsight import Hindsight, relabelled_share
@@ -32,7 +33,8 @@ from rl_ros.tasks.goals import GoalTask
 from rl_ros.tasks.task import make_task
 from rl_ros.training.bundle import Bundle, load_bundle, save_bundle
 from rl_ros.training.logs import RunLog
-from rl_ros.training.offline import LOG_EVERY, keep_freed_memory
+from rl_ros.training.offline import LOG_EVERY
+from rl_ros.training.runs import configured
 
 LOOK_SECONDS = 0.5
 """How often the directory is looked at."""
@@ -351,16 +353,8 @@ class BagTrainer:
             raise UserError(
                 f"{bundle.directory}: was trained by {bundle.algorithm}, so {settings.algorithm} cannot continue it."
             )
-        if found := difference(bundle.contract, self.contract):
-            raise UserError(f"{bundle.directory}: this policy was trained under another contract: {found}.")
-        overrides = {key: value for key, value in bundle.configuration.items() if key != "seed"}
-        learner = make_algorithm(
-            bundle.algorithm,
-            self.contract,
-            bundle.normalisation,
-            seed=settings.seed,
-            overrides=overrides | dict(settings.overrides),
-        )
+        bundle.require(self.contract)
+        learner = configured(bundle, settings.seed, settings.overrides)
         learner.load_state_dict(bundle.state())
         learner.hindsight = self._hindsight
         self.sources = list(bundle.source_episodes)

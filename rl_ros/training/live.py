@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from rl_ros.bringup import Supervisor
-from rl_ros.episodes.statistics import wilson_interval
+from rl_ros.episodes.statistics import success_figures
 from rl_ros.errors import UserError
 from rl_ros.graph import load_graph, resolve
 
@@ -39,13 +39,10 @@ class Results:
         """
         if not self.episodes:
             raise UserError("not one episode was finished; see graph.log in the run's directory.")
-        low, high = wilson_interval(self.successes, len(self.episodes))
         simulated = sum(e["simulated_seconds"] for e in self.episodes)
         p50, p99 = np.percentile(self.latencies or [math.nan], [50, 99]) * 1e3
         return {
-            "episodes": len(self.episodes),
-            "success": round(self.successes / len(self.episodes), 4),
-            "success_95": [round(low, 4), round(high, 4)],
+            **success_figures(self.successes, len(self.episodes)),
             "mean_steps": round(float(np.mean([e["steps"] for e in self.episodes])), 2),
             "realtime_factor": round(simulated / sum(e["running_seconds"] for e in self.episodes), 2),
             "realtime_factor_with_resets": round(simulated / sum(e["wall_seconds"] for e in self.episodes), 2),

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 
 from rl_ros.algorithms.base import Algorithm
+from rl_ros.algorithms.ddpg import value_range
 from rl_ros.algorithms.goal_conditioned import GoalConditioned
 from rl_ros.episodes.memory import ReplayMemory
 from rl_ros.networks.critics import StackedCritic
@@ -115,8 +116,7 @@ def returns(logged: Logged, discount: float, tail: np.ndarray | None = None) -> 
 
 def possible_returns(reward: np.ndarray, discount: float) -> tuple[float, float]:
     """The least and the most that a return can be, given the rewards that were seen."""
-    horizon = 1.0 / (1.0 - discount)
-    return min(0.0, float(reward.min())) * horizon, max(0.0, float(reward.max())) * horizon
+    return value_range(float(reward.min()), float(reward.max()), discount)
 
 
 def discount_of(learner: Algorithm) -> float:

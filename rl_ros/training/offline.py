@@ -1,6 +1,5 @@
 """Offline training: from a replay memory to a policy bundle, in one loop for every algorithm."""
 
-import ctypes
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -10,6 +9,7 @@ import numpy as np
 
 from rl_ros.algorithms.base import dataset_statistics, make_algorithm, plain_config
 from rl_ros.contract import Contract
+from rl_ros.episodes.allocation import keep_freed_memory
 from rl_ros.episodes.hindsight import Hindsight
 from rl_ros.episodes.memory import ReplayMemory
 from rl_ros.errors import UserError
@@ -129,15 +129,3 @@ def split_episodes(
     count = max(1, round(share * len(episodes))) if len(episodes) >= 20 and share > 0 else 0
     held_out = np.isin(memory.episode[memory.transitions], generator.choice(episodes, count, replace=False))
     return memory.transitions[~held_out], memory.transitions[held_out]
-
-
-def keep_freed_memory() -> None:
-    """Let this process keep the memory that it frees for its next allocation.
-
-    By default glibc gives large blocks back to the kernel, and every update with images begins by faulting a thousand
-    pages in again: a fifth of its time (measured). Elsewhere than on glibc this does nothing.
-    """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
-        mallopt(-3, 32 << 20)  # M_MMAP_THRESHOLD of malloc.h, at its largest
-        mallopt(-1, 1 << 30)  # M_TRIM_THRESHOLD

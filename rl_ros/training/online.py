@@ -279,13 +279,13 @@ class OnlineTraining:
     def _is_still(self, episode: Episode) -> bool:
         if self.memory.achieved_goal_key is None:
             return False
-        achieved = (episode.observation | episode.auxiliary)[self.memory.achieved_goal_key]
+        achieved = episode.value(self.memory.achieved_goal_key)
         return bool(np.abs(achieved - achieved[0]).max() < STILL)
 
     def _judged(self, episode: Episode) -> Episode:
         if self.reward is None:
             return episode
-        achieved = (episode.observation | episode.auxiliary)[self.algorithm.contract.goal.achieved_goal]
+        achieved = episode.value(self.algorithm.contract.goal.achieved_goal)
         reward = np.zeros_like(episode.reward)
         reward[:-1] = self.reward(achieved[1:], episode.desired_goal[:-1])
         return replace(episode, reward=reward)
@@ -295,7 +295,7 @@ class OnlineTraining:
             if name == DESIRED_GOAL:
                 self._statistics.add(name, episode.desired_goal)
                 if self.memory.achieved_goal_key is not None:  # goals of hindsight are among them
-                    achieved = (episode.observation | episode.auxiliary)[self.memory.achieved_goal_key]
+                    achieved = episode.value(self.memory.achieved_goal_key)
                     self._statistics.add(name, achieved)
             else:
                 self._statistics.add(name, episode.observation[name])

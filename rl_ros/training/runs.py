@@ -6,8 +6,10 @@
 """
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,7 +17,7 @@ import torch
 from rl_ros import schema
 from rl_ros.algorithms.base import Algorithm, make_algorithm
 from rl_ros.episodes.bags import find_bags
-from rl_ros.episodes.cache import DIRECTORY, load_columns
+from rl_ros.episodes.cache import cache_beside, load_columns
 from rl_ros.episodes.ingest import Cuts
 from rl_ros.episodes.memory import ReplayMemory
 from rl_ros.episodes.relabel import read_layer
@@ -49,8 +51,7 @@ class DataSource:
         """
         bags = Path(self.bags)
         paths = find_bags(bags)
-        beside = bags if bags.is_dir() and bags not in paths else bags.parent
-        cache = Path(self.cache) if self.cache else beside / DIRECTORY
+        cache = Path(self.cache) if self.cache else cache_beside(bags, paths)
         dataset = load_columns(paths, bundle.contract, cache, Cuts(self.split_on, self.split_at))
         if self.task:
             dataset = read_layer(dataset, self.task).over(dataset)
@@ -96,13 +97,25 @@ def metrics_file(run: Path) -> Path:
     raise UserError(f"{run}: holds no {METRICS[0]}, so it is no run; `rl_ros train` makes one.")
 
 
+def configured(bundle: Bundle, seed: int = 0, overrides: Mapping[str, Any] | None = None) -> Algorithm:
+    """The algorithm of a bundle with its settings and fresh weights.
+
+    Args:
+        seed: of the weights.
+        overrides: settings other than the bundle's.
+    """
+    settings = {name: value for name, value in bundle.configuration.items() if name != "seed"}
+    return make_algorithm(
+        bundle.algorithm, bundle.contract, bundle.normalisation, seed=seed, overrides=settings | dict(overrides or {})
+    )
+
+
 def restore(bundle: Bundle) -> Algorithm:
     """The algorithm of a bundle with its weights, as it was at the end of training.
 
     The bundle of a run that learned online holds the policy alone; other networks are then not there.
     """
-    settings = {name: value for name, value in bundle.configuration.items() if name != "seed"}
-    learner = make_algorithm(bundle.algorithm, bundle.contract, bundle.normalisation, overrides=settings)
+    learner = configured(bundle)
     state = bundle.state()
     if "updates" in state:
         learner.load_state_dict(state)
