@@ -30,7 +30,8 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
         "--out",
         type=Path,
         metavar="DIR",
-        help="where results go (default: RUN/evaluation; RUN/offline_evaluation with --offline)",
+        help="where results go (default: RUN/evaluation, runs/evaluation/BUNDLE with --policy, "
+        "RUN/offline_evaluation with --offline)",
     )
     parser.add_argument(
         "--bags", type=Path, metavar="DIR", help="live: record the episodes there; --offline: judge by these"
@@ -53,7 +54,8 @@ def run(options: argparse.Namespace) -> int:
     contract = load_bundle(bundle).contract
     if options.live or options.graph or options.bags or environment_of(contract) is None:
         graph = options.graph or contract.task
-        out = options.out or (options.run_directory or options.policy.parent) / "evaluation"
+        of_policy = Path("runs") / "evaluation" / bundle.resolve().name
+        out = options.out or (options.run_directory / "evaluation" if options.run_directory else of_policy)
         summary = evaluate(bundle, graph, options.episodes, options.seed, out, options.bags).summary()
         title = f"{bundle} on {graph}, live"
     else:
