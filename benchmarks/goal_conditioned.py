@@ -8,7 +8,8 @@ one of them with hindsight: `her_ddpg`, `her_td3`, `her_sac`. Steps are counted 
 evaluation are not experience. An evaluation is of 100 episodes with seeds of their own and no exploration.
 
 A run that is interrupted (Ctrl-C, or a time limit's SIGTERM) leaves a checkpoint, and one every ten minutes; `--resume`
-goes on from it, bit for bit. `--demonstrations N` gives it N episodes of a scripted expert.
+goes on from it, bit for bit. Where an object is to be moved, exploration is led to it by a second learner
+(`rl_ros/training/guide.py`), unless `--unguided`. `--demonstrations N` gives it N episodes of a scripted expert.
 
 The curve is in benchmarks/results/goal_conditioned_TASK_ALGORITHM_SEED.csv. The last line is a JSON object: `task`,
 `algorithm`, `seed`, `env_steps`, `success` (of the last evaluation), `seconds`, `finished`.
@@ -17,6 +18,7 @@ The curve is in benchmarks/results/goal_conditioned_TASK_ALGORITHM_SEED.csv. The
 import argparse
 import json
 import math
+import re
 import shutil
 from functools import partial
 from pathlib import Path
@@ -33,6 +35,7 @@ from rl_ros.episodes.allocation import keep_freed_memory
 from rl_ros.episodes.hindsight import Hindsight, relabelled_share
 from rl_ros.episodes.memory import Episode
 from rl_ros.tasks.env import make
+from rl_ros.training.guide import Guide, Place
 from rl_ros.training.online import CHECKPOINTS, PROGRESS, OnlineSettings, OnlineTraining
 from rl_ros.training.report import read_columns
 from rl_ros.training.rollouts import Rollouts
@@ -60,6 +63,11 @@ OVERRIDES: dict[str, dict[str, Any]] = {
     "Slide": {"batch_size": 512, "hidden_layers": 2},
 }
 """Of the algorithm, by kind of task."""
+PLACES = {
+    "gymnasium_robotics": (Place("observation"), Place("observation", 3)),
+    "rl_ros": (Place("tool_position"), Place("object_position")),
+}
+"""Where the hand is and what it moves, by where the task comes from, for the guide."""
 KEPT_TRIVIAL = 0.2
 """Of hindsight."""
 
@@ -157,6 +165,8 @@ def train(arguments: argparse.Namespace) -> dict[str, Any]:
             algorithm.hindsight = Hindsight(
                 {arguments.strategy: relabelled_share(arguments.k)}, environment.compute_reward
             )
+        guided = with_hindsight and kind != "Reach" and not arguments.unguided
+        guide = Guide(contract, *PLACES[re.split("[/:]", registered(task))[0]], arguments.seed) if guided else None
         shown = demonstrations_of(rollouts, task, arguments.demonstrations) if arguments.demonstrations else []
         training = OnlineTraining(
             algorithm,
@@ -165,6 +175,7 @@ def train(arguments: argparse.Namespace) -> dict[str, Any]:
             arguments.seed,
             out,
             demonstrations=shown,
+            guide=guide,
             resume=arguments.resume,
         )
         finished = training.run()
@@ -203,6 +214,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="2000 steps at most, nothing kept in results/")
     parser.add_argument("--steps", type=int, help="ticks of experience, if not the task's own")
     parser.add_argument("--demonstrations", type=int, default=0, help="episodes of a scripted expert")
+    parser.add_argument("--unguided", action="store_true", help="nothing leads the hand to the object")
     parser.add_argument("--strategy", default="future", help="where goals of hindsight come from")
     parser.add_argument("--k", type=float, default=4.0, help="goals of hindsight for each real one")
     parser.add_argument("--kept-trivial", type=float, default=KEPT_TRIVIAL, help="see Hindsight.kept_trivial")

@@ -1,12 +1,15 @@
-"""Statistics of success rates and of runs."""
+"""Statistics of success rates, of runs, and of what has been seen so far."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 RESAMPLES = 2000
+SMALLEST_STD = 0.01
+"""What hardly moves is not to be blown up: the smallest standard deviation (Plappert et al. 2018, 1802.09464)."""
 
 
 def wilson_interval(successes: int, trials: int, z: float = 1.96) -> tuple[float, float]:
@@ -63,3 +66,42 @@ def interquartile_mean(values: np.ndarray) -> np.ndarray:
     weight = np.clip(np.minimum(places + 1, 0.75 * count) - np.maximum(places, 0.25 * count), 0.0, 1.0)
     mean: np.ndarray = (ordered * weight).sum(-1) / weight.sum()
     return mean
+
+
+@dataclass
+class RunningStatistics:
+    """Mean and standard deviation of all that was ever seen, by key."""
+
+    count: dict[str, int] = field(default_factory=dict)
+    total: dict[str, np.ndarray] = field(default_factory=dict)
+    squares: dict[str, np.ndarray] = field(default_factory=dict)
+
+    def add(self, name: str, values: np.ndarray) -> None:
+        """Take in values (n, *shape)."""
+        rows = values.reshape(len(values), -1).astype(np.float64)
+        none = np.zeros(rows.shape[1])
+        self.count[name] = self.count.get(name, 0) + len(rows)
+        self.total[name] = self.total.get(name, none) + rows.sum(0)
+        self.squares[name] = self.squares.get(name, none) + np.square(rows).sum(0)
+
+    def normalisation(self) -> dict[str, dict[str, list[float]]]:
+        """`mean` and `std` by name, the latter at least `SMALLEST_STD`."""
+        found = {}
+        for name, count in self.count.items():
+            mean = self.total[name] / count
+            variance = np.maximum(self.squares[name] / count - np.square(mean), SMALLEST_STD**2)
+            found[name] = {"mean": mean.tolist(), "std": np.sqrt(variance).tolist()}
+        return found
+
+    def state(self) -> dict[str, dict[str, Any]]:
+        """All of it as plain data."""
+        return {
+            name: {"count": count, "total": self.total[name].tolist(), "squares": self.squares[name].tolist()}
+            for name, count in self.count.items()
+        }
+
+    def restore(self, state: Mapping[str, Mapping[str, Any]]) -> None:
+        """Go on from what `state` gave."""
+        self.count = {name: entry["count"] for name, entry in state.items()}
+        self.total = {name: np.array(entry["total"]) for name, entry in state.items()}
+        self.squares = {name: np.array(entry["squares"]) for name, entry in state.items()}

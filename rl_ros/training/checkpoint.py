@@ -39,6 +39,22 @@ class Checkpoint:
     values: dict[str, Any]
     """Plain data."""
 
+    def beside(self, name: str, part: "Checkpoint") -> "Checkpoint":
+        """This one with another one in it, which `part` gives back."""
+        return Checkpoint(
+            {**self.tensors, **{f"{name}/{key}": tensor for key, tensor in part.tensors.items()}},
+            {**self.arrays, **{f"{name}/{key}": array for key, array in part.arrays.items()}},
+            {**self.values, name: part.values},
+        )
+
+    def part(self, name: str) -> "Checkpoint":
+        """What `beside` put in under that name."""
+        return Checkpoint(
+            {key.removeprefix(f"{name}/"): t for key, t in self.tensors.items() if key.startswith(f"{name}/")},
+            {key.removeprefix(f"{name}/"): a for key, a in self.arrays.items() if key.startswith(f"{name}/")},
+            self.values[name],
+        )
+
 
 def save_checkpoint(directory: Path, number: int, checkpoint: Checkpoint) -> Path:
     """Write a checkpoint as `directory/NUMBER` and remove the older ones there; returns its path.

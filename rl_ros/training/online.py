@@ -7,7 +7,7 @@ checkpoint holds, and every episode from its own seed.
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -17,20 +17,19 @@ import torch
 from rl_ros.algorithms.base import Algorithm, plain_config
 from rl_ros.episodes.distance import DistanceReward
 from rl_ros.episodes.memory import Batch, Episode, ReplayMemory, join
+from rl_ros.episodes.statistics import RunningStatistics
 from rl_ros.errors import UserError
 from rl_ros.networks.layers import DESIRED_GOAL
 from rl_ros.training.bundle import save_bundle
 from rl_ros.training.checkpoint import Checkpoint, interruptions, load_checkpoint, save_checkpoint
+from rl_ros.training.guide import Guide
 from rl_ros.training.logs import RunLog
 
-PROGRESS, CHECKPOINTS = "progress.csv", "checkpoints"
+PROGRESS, CHECKPOINTS, GUIDE = "progress.csv", "checkpoints", "guide"
 EVALUATION_SEED = 1_000_000_000
 """Seeds of evaluation begin here; those of experience stay below."""
 SEEDS_A_RUN = 10_000_000
 """Episodes that each seed of a run has seeds for."""
-SMALLEST_STD = 0.01
-"""What hardly moves is not to be blown up: the smallest standard deviation (Plappert et al. 2018, 1802.09464)."""
-
 STILL = 0.005
 """What moves by less, in the unit of the goal, counts as not moved: objects settle by that much."""
 
@@ -70,32 +69,6 @@ class OnlineSettings:
     evaluation_episodes: int = 100
 
 
-@dataclass
-class RunningStatistics:
-    """Mean and standard deviation of all that was ever seen, by key."""
-
-    count: dict[str, int] = field(default_factory=dict)
-    total: dict[str, np.ndarray] = field(default_factory=dict)
-    squares: dict[str, np.ndarray] = field(default_factory=dict)
-
-    def add(self, name: str, values: np.ndarray) -> None:
-        """Take in values (n, *shape)."""
-        rows = values.reshape(len(values), -1).astype(np.float64)
-        none = np.zeros(rows.shape[1])
-        self.count[name] = self.count.get(name, 0) + len(rows)
-        self.total[name] = self.total.get(name, none) + rows.sum(0)
-        self.squares[name] = self.squares.get(name, none) + np.square(rows).sum(0)
-
-    def normalisation(self) -> dict[str, dict[str, list[float]]]:
-        """`mean` and `std` by name, the latter at least `SMALLEST_STD`."""
-        found = {}
-        for name, count in self.count.items():
-            mean = self.total[name] / count
-            variance = np.maximum(self.squares[name] / count - np.square(mean), SMALLEST_STD**2)
-            found[name] = {"mean": mean.tolist(), "std": np.sqrt(variance).tolist()}
-        return found
-
-
 class OnlineTraining:
     """One run, which can end after any round and go on from there.
 
@@ -106,6 +79,7 @@ class OnlineTraining:
         out: holds `progress.csv` and `checkpoints/`.
         demonstrations: episodes of somebody who knows how; they stay in memory and have a share of each batch.
         reward: what achieved goals are worth, if not what the environment says.
+        guide: leads the hand to what is to be moved, while exploring.
         resume: go on from the newest checkpoint in `out`, instead of beginning anew.
 
     Raises:
@@ -122,10 +96,11 @@ class OnlineTraining:
         *,
         demonstrations: Sequence[Episode] = (),
         reward: DistanceReward | None = None,
+        guide: Guide | None = None,
         resume: bool = False,
     ) -> None:
         self.algorithm, self.experience, self.settings, self.out = algorithm, experience, settings, out
-        self.reward = reward
+        self.reward, self.guide = reward, guide
         demonstrations = [self._judged(episode) for episode in demonstrations]
         achieved_goal = algorithm.contract.goal.achieved_goal or None
         self.memory = ReplayMemory([], capacity=settings.capacity, achieved_goal=achieved_goal)
@@ -166,15 +141,16 @@ class OnlineTraining:
         learning = self.env_steps >= settings.random_steps
         first = self._seed * SEEDS_A_RUN + self.episodes
         seeds = range(first, first + settings.episodes_at_once)
-        episodes = [
-            self._judged(episode)
-            for episode in self.experience.collect(self._explore if learning else self._random, seeds)
-        ]
+        act = self._explore if learning else self._random
+        collected = self.experience.collect(self._led(act) if self.guide else act, seeds)
+        episodes = [self._judged(episode) for episode in collected]
         ticks = sum(int(episode.has_transition.sum()) for episode in episodes)
         for episode in episodes:
             if not len(self.memory) or not self._is_still(episode) or self._rng.random() < settings.kept_still:
                 self.memory.append(episode)
             self._take_statistics(episode)
+        if self.guide:
+            self.guide.learn(episodes, self._rng)
         self.algorithm.normalise(self._statistics.normalisation())
         self.env_steps += ticks
         self.episodes += len(episodes)
@@ -200,24 +176,17 @@ class OnlineTraining:
 
     def save(self) -> Path:
         """Write a checkpoint in `out/checkpoints`; returns its path."""
-        statistics = {
-            name: {
-                "count": count,
-                "total": self._statistics.total[name].tolist(),
-                "squares": self._statistics.squares[name].tolist(),
-            }
-            for name, count in self._statistics.count.items()
-        }
         counters = {name: getattr(self, name) for name in self._COUNTERS}
         values = {
             "settings": self._identity(),
             "counters": counters,
-            "statistics": statistics,
+            "statistics": self._statistics.state(),
             "rng": self._rng.bit_generator.state,
             "progress": (self.out / PROGRESS).read_text() if (self.out / PROGRESS).exists() else "",
         }
-        state = self.algorithm.state_dict()
-        return save_checkpoint(self.out / CHECKPOINTS, self.env_steps, Checkpoint(state, self.memory.state(), values))
+        mine = Checkpoint(self.algorithm.state_dict(), self.memory.state(), values)
+        whole = mine.beside(GUIDE, self.guide.state()) if self.guide else mine
+        return save_checkpoint(self.out / CHECKPOINTS, self.env_steps, whole)
 
     def export(self, directory: Path, source_episodes: Sequence[str] = ()) -> Path:
         """Write the policy as a bundle; returns its path.
@@ -255,6 +224,7 @@ class OnlineTraining:
             "seed": self._seed,
             "reward": self.reward.kind if self.reward else "environment",
             "demonstrations": len(self.demonstrations) if self.demonstrations else 0,
+            "guided": self.guide is not None,
             **settings,
             **plain_config(algorithm.config),
         }
@@ -268,10 +238,9 @@ class OnlineTraining:
         self.memory.restore(checkpoint.arrays)
         for name in self._COUNTERS:
             setattr(self, name, values["counters"][name])
-        for name, entry in values["statistics"].items():
-            self._statistics.count[name] = entry["count"]
-            self._statistics.total[name] = np.array(entry["total"])
-            self._statistics.squares[name] = np.array(entry["squares"])
+        self._statistics.restore(values["statistics"])
+        if self.guide:
+            self.guide.restore(checkpoint.part(GUIDE))
         self.algorithm.normalise(self._statistics.normalisation())
         self._rng.bit_generator.state = values["rng"]
         (self.out / PROGRESS).write_text(values["progress"])
@@ -325,6 +294,13 @@ class OnlineTraining:
         layout = self.algorithm.trained_policy.layout
         action = self._rng.uniform(-1.0, 1.0, (len(desired_goal), len(layout.low))).astype(np.float32)
         return layout.unscale(torch.from_numpy(action)).numpy()
+
+    def _led(self, act: Act) -> Act:
+        def led(observation: Mapping[str, np.ndarray], desired_goal: np.ndarray) -> np.ndarray:
+            assert self.guide is not None
+            return self.guide.lead(observation, act(observation, desired_goal), self._rng)
+
+        return led
 
     def _explore(self, observation: Mapping[str, np.ndarray], desired_goal: np.ndarray) -> np.ndarray:
         values = {name: torch.from_numpy(value) for name, value in observation.items()}
