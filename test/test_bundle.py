@@ -57,7 +57,8 @@ def directory(tmp_path_factory: pytest.TempPathFactory, contract: Contract) -> P
 
 
 def test_what_is_saved_is_what_is_loaded(directory: Path, contract: Contract) -> None:
-    assert sorted(p.name for p in directory.iterdir()) == ["bundle.json", "policy.onnx", "weights.safetensors"]
+    files = ["bundle.json", "policy.onnx", "sample.safetensors", "weights.safetensors"]
+    assert sorted(p.name for p in directory.iterdir()) == files
     bundle = load_bundle(directory)
     assert bundle.contract == contract
     assert bundle.algorithm == "bc"

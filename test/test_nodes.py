@@ -138,7 +138,14 @@ class GuardBench:
         assert answer.result().success
 
 
-PATIENT = {"contract": "grasp", "ramp": 0.0, "joint_state_age": 5.0, "watchdog": 5.0, "burst": 50}
+PATIENT = {
+    "contract": "grasp",
+    "ramp": 0.0,
+    "joint_state_age": 5.0,
+    "joint_state_frozen": 1e6,
+    "watchdog": 5.0,
+    "burst": 50,
+}
 """A busy machine is no fault in the tests that are not about time."""
 
 

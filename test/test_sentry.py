@@ -20,7 +20,7 @@ TICK = 100_000_000
 """ns."""
 START = 1_000_000_000_000
 """ns."""
-WATCH = Watch(joint_state_age=0.15, watchdog=0.2, burst=3, heartbeat=0.0, patient=False)
+WATCH = Watch(joint_state_age=0.15, watchdog=0.2, burst=3, heartbeat=0.0, patient=False, frozen=1e6)
 LIMITS = Limits.shipped(ramp=0.0)
 VELOCITY, GRIPPER, GOAL = "/policy/action", "/policy/gripper", "/goal/latent"
 

@@ -43,6 +43,8 @@ BACKLOG_BYTES = 1 << 30
 """Received and not yet written; beyond it messages are dropped, which is then counted as loss."""
 UNFINISHED = ".unfinished"
 """Suffix of a bag's directory until it is complete."""
+DISK = "disk"
+"""Kind of the fault that the disk is all but full; nothing goes on unrecorded, so it ends the episode."""
 METADATA = "rl_ros"
 """Name of the MCAP metadata record written when an episode begins."""
 OUTCOME = "rl_ros/outcome"
@@ -346,6 +348,15 @@ class EpisodeRecorder:
         """What is wrong with the episodes being recorded, a sentence by kind and topic; renewed 5 times a second."""
         return self._faults
 
+    @property
+    def recording(self) -> bool:
+        """Whether an episode is open."""
+        return bool(self._open)
+
+    def disk_fault(self) -> str | None:
+        """A sentence if the disk has less free than should stay free."""
+        return disk_fault(self._directory, self._disk_reserve)
+
     def finished(self) -> list[FinishedEpisode]:
         """Episodes closed since the last call.
 
@@ -424,8 +435,8 @@ class EpisodeRecorder:
         for episode in self._open:
             if episode.end is None:
                 faults |= episode.health.check(now)
-        full = disk_fault(self._directory, self._disk_reserve) if self._open else None
-        self._faults = faults | ({"disk": full} if full else {})
+        full = self.disk_fault() if self._open else None
+        self._faults = faults | ({DISK: full} if full else {})
 
     def _receive(
         self, topic: str, stamp: int, log_time: int, cdr: bytes, publisher: bytes, sequence: int | None
