@@ -72,10 +72,10 @@ class ArmGuard(Node):
         self.give(self.sentry.on_publishers({topic: self.count_publishers(topic) for topic in self.alone}))
 
     def on_event(self, cdr: bytes) -> None:
-        """An episode is about to begin."""
+        """An episode is over, and the next one about to begin."""
         event = messages.status_of(cdr)
         if event.name == "prepare":
-            self.sentry.restart()
+            self.give(self.sentry.rest())
             self.said = None  # so that each bag begins with the state
             self.get_ready(int(event.values["episode"]))
 

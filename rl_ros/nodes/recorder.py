@@ -5,12 +5,11 @@ from pathlib import Path
 
 from rl_ros.episodes import messages
 from rl_ros.episodes.allocation import keep_freed_memory
-from rl_ros.episodes.record import DISK, EpisodeRecorder, FinishedEpisode
+from rl_ros.episodes.record import DISK, EVENTS, EpisodeRecorder, FinishedEpisode
 from rl_ros.episodes.recover import RecoveredBag, recover_bags
 from rl_ros.errors import UserError
 from rl_ros.nodes.base import Node, Polled, steady
 
-EVENTS = "/episode/event"
 POLL_SECONDS = 0.01
 """How often messages are taken; far less than what the queues of 1000 messages hold."""
 HEARING_SECONDS = 1.0
@@ -38,7 +37,9 @@ class Recorder(Node):
             disk_reserve=round(self.settings["disk_reserve"] * 1e9),
             real_time=not self.settings["lossless"],
         )
-        self.sources = {topic: self.poll(topic) for topic in {EVENTS: None, **self.episodes.topics}}
+        # Events last: what came before the end of an episode is then taken before it.
+        topics = [topic for topic in self.episodes.topics if topic != EVENTS]
+        self.sources = {topic: self.poll(topic) for topic in [*topics, EVENTS]}
         self.announced: int | None = None
         """Number of the last episode that was announced."""
         self.prepared_at = 0.0

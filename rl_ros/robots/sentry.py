@@ -130,6 +130,12 @@ class Sentry:
         """When a message was last refused at its arrival, s, by the reason; since the last action that was accepted."""
         self.restart()
 
+    def rest(self) -> list[Answer]:
+        """No episode runs: hold still, and forget the last one. In lockstep nothing moves between two."""
+        answers = [] if self.watch.patient or self.last_action is None else self._hold(Code.BETWEEN_EPISODES, "")
+        self.restart()
+        return answers
+
     def restart(self) -> None:
         """An episode is about to begin: forget the actions, and the goal, of the one before."""
         self.actions.restart()
@@ -174,7 +180,7 @@ class Sentry:
             ahead = step - (now - self.measured_at)
             if step < 0 or (ahead > self.watch.joint_state_age and not self.watch.patient):
                 how = f"went back in time by {-step:.3f} s" if step < 0 else f"are {ahead:.3f} s ahead of the clock"
-                answers = self._refuse(min(stamp, self.measured_stamp), Code.CLOCK_JUMP, f"joint states {how}", now)
+                answers = self._refuse(self.measured_stamp, Code.CLOCK_JUMP, f"joint states {how}", now)
                 self.restart()
         if rejection := self.encoders.judge(stamp, measured):
             return answers + self._refuse(self.measured_stamp, *rejection, now)

@@ -50,6 +50,7 @@ class Code(Enum):
     EMERGENCY_STOP = "emergency_stop"
     HEARTBEAT_LOST = "heartbeat_lost"
     WATCHDOG = "watchdog"
+    BETWEEN_EPISODES = "between_episodes"
     FAILED = "guard_failed"
 
     @property
