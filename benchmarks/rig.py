@@ -36,7 +36,9 @@ CENTRE, RADIUS, SPEED = (0.5, 0.0, 0.22), 0.1, 0.28
 """m and m/s of the circle that the policy moves the tool on."""
 HEARTBEAT = 0.02
 """s between two heartbeats of the operator."""
+TRAJECTORY = "trajectory_msgs/msg/JointTrajectory"
 STATE = "diagnostic_msgs/msg/DiagnosticArray"
+RESET = "/episode/reset"
 Filter = Callable[[bytes], Sequence[bytes]]
 _STAMP = struct.Struct("<iI")
 
@@ -45,13 +47,13 @@ class Circle(torch.nn.Module):
     """Moves the tool on a circle for ever, with an open hand; the camera's picture goes through a small CNN that adds
     nothing. Where the goal is beyond reach it thinks for a long time: a policy that hangs."""
 
-    def __init__(self, actions: int, thinking: int = 0) -> None:
+    def __init__(self, actions: int, thinking: int, centre: tuple[float, ...]) -> None:
         super().__init__()
-        self.actions, self.thinking = actions, thinking
+        self.actions, self.thinking, self.centre = actions, thinking, centre
         self.see = torch.nn.Sequential(
             torch.nn.Conv2d(3, 16, 5, 2), torch.nn.ReLU(), torch.nn.Conv2d(16, 32, 3, 2), torch.nn.ReLU(),
-            torch.nn.Conv2d(32, 32, 3, 2), torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.LazyLinear(64), torch.nn.ReLU(),
-            torch.nn.Linear(64, 3),
+            torch.nn.Conv2d(32, 32, 3, 2), torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.LazyLinear(64),
+            torch.nn.ReLU(), torch.nn.Linear(64, 3),
         )  # fmt: skip
 
     def forward(self, observation: dict[str, torch.Tensor], desired_goal: torch.Tensor) -> torch.Tensor:
@@ -59,7 +61,7 @@ class Circle(torch.nn.Module):
         seen = self.see(observation["image"].permute(0, 3, 1, 2).float() / 255.0)
         if self.thinking:
             seen = think(seen, (desired_goal[0, 0] > 10.0).long() * self.thinking)
-        out = observation["tool_position"] - torch.tensor(CENTRE)
+        out = observation["tool_position"] - torch.tensor(self.centre)
         radius = torch.linalg.vector_norm(out[:, :2], dim=1, keepdim=True) + 1e-6
         x, y = out[:, :1] / radius, out[:, 1:2] / radius
         inwards = (RADIUS - radius) * 2.0
@@ -77,10 +79,10 @@ def think(values: torch.Tensor, times: torch.Tensor) -> torch.Tensor:
     return kept + 0.0 * values
 
 
-def circling_bundle(directory: Path, contract: Contract, thinking: int = 0) -> Path:
+def circling_bundle(directory: Path, contract: Contract, thinking: int = 0, centre: tuple[float, ...] = CENTRE) -> Path:
     """A policy bundle of `Circle`."""
     torch.manual_seed(0)
-    policy = Circle(len(contract.action_low), thinking)
+    policy = Circle(len(contract.action_low), thinking, centre)
     policy.see(torch.zeros(1, 3, *contract.observation["image"].shape[:2]))
     normalisation = {"tool_position": {"mean": list(CENTRE), "std": [0.1] * 3}}
     return save_bundle(
@@ -92,7 +94,9 @@ def circling_bundle(directory: Path, contract: Contract, thinking: int = 0) -> P
 def restamped(cdr: bytes, change: int) -> bytes:
     """The same message with a stamp that differs by so many nanoseconds."""
     second, nanosecond = _STAMP.unpack_from(cdr, 4)
-    return cdr[:4] + _STAMP.pack(*divmod(max(0, second * 1_000_000_000 + nanosecond + change), 1_000_000_000)) + cdr[12:]
+    return (
+        cdr[:4] + _STAMP.pack(*divmod(max(0, second * 1_000_000_000 + nanosecond + change), 1_000_000_000)) + cdr[12:]
+    )
 
 
 @dataclass(frozen=True)
@@ -135,6 +139,8 @@ class Rig:
         self.closed: list[int] = []
         """Numbers of the episodes whose bags are closed."""
         self.beating = True
+        self.held: list[bytes] = []
+        """Resets that wait."""
         self.last: dict[str, bytes] = {}
         """The newest message of each wire."""
         self.node = rclpy.node.Node("rig")
@@ -143,7 +149,9 @@ class Rig:
         for topic, (kind, profile) in self.wires.items():
             self._lay(topic, kind, profile)
         self._listen("/arm_guard/state", STATE, "event", lambda cdr: self._note(self.states, messages.status_of(cdr)))
-        self._listen("/arm_controller/joint_trajectory", "trajectory_msgs/msg/JointTrajectory", "command", self._on_command)
+        self._listen(
+            "/arm_controller/joint_trajectory", "trajectory_msgs/msg/JointTrajectory", "command", self._on_command
+        )
         self._listen("/episode/event", STATE, "event", lambda cdr: self._note(self.events, messages.status_of(cdr)))
         self._listen("/recorder/state", STATE, "event", self._on_recorder)
         self.beat = self._sender("/operator/heartbeat", "std_msgs/msg/Empty", "command")
@@ -184,6 +192,19 @@ class Rig:
                 raise TimeoutError(f"waited {seconds:.0f} s for {what}; see graph.log")
             time.sleep(0.005)
 
+    def wait_until_it_moves(self) -> None:
+        """Re-arm, should the graph have been too slow for its operator, and wait for the arm to move."""
+        looked = 0.0
+
+        def moving() -> bool:
+            nonlocal looked
+            if self.episode() is None and time.monotonic() - looked > 1.0:
+                self.rearm()
+                looked = time.monotonic()
+            return self.moves()
+
+        self.until(moving, "the arm to move")
+
     def episode(self) -> int | None:
         """Number of the episode that runs."""
         events = [heard.what for heard in self.events]
@@ -197,8 +218,19 @@ class Rig:
         rejected = [heard.at for heard in self.states if heard.what.level == messages.ERROR]
         return (not rejected or now - rejected[-1] > seconds) and bool(self.speeds) and self.speeds[-1].what > 0.1
 
+    def hold_resets(self) -> None:
+        """From now on no episode begins, and the arm stays where it is, until `release_resets`."""
+        self.filters[RESET] = lambda cdr: self.held.append(cdr) or ()
+
+    def release_resets(self) -> None:
+        """Episodes begin again."""
+        self.filters.pop(RESET)
+        held, self.held = self.held, []
+        for cdr in held:
+            self.send(RESET, cdr)
+
     def press_stop(self) -> None:
-        """The emergency stop, which also keeps the next episode from beginning."""
+        """The emergency stop."""
         told = messages.message("std_msgs/msg/Bool", data=True)
         self.stop_button.publish(messages.encode("std_msgs/msg/Bool", told))
 
@@ -232,7 +264,7 @@ class Rig:
         keys = [*self.contract.observation.values(), *self.contract.auxiliary.values(), *self.contract.action.values()]
         topics = dict.fromkeys([key.topic for key in keys] + [self.contract.goal.desired_goal.topic, "/joint_states"])
         found = {topic: (recorded[topic].type, offered[topic]) for topic in topics}
-        return found | {"/clock": ("rosgraph_msgs/msg/Clock", "state")}
+        return found | {"/clock": ("rosgraph_msgs/msg/Clock", "state"), RESET: ("sensor_msgs/msg/JointState", "event")}
 
     def _wired(self, graph: ResolvedGraph, guard: dict, recorder: dict) -> ResolvedGraph:
         """The graph whose publishers of the wires publish here."""
@@ -268,7 +300,7 @@ class Rig:
         self._listen(f"/wire{topic}", kind, profile, carry)
 
     def _on_command(self, cdr: bytes) -> None:
-        positions = messages.decode("trajectory_msgs/msg/JointTrajectory", cdr).points[0].positions
+        positions = messages.decode(TRAJECTORY, cdr).points[0].positions
         self._note(self.commands, np.array(positions))
 
     def _on_recorder(self, cdr: bytes) -> None:
