@@ -40,6 +40,7 @@ class ArmGuard(Node):
         if not settings["heartbeat"]:
             self.get_logger().info("heartbeat is off: silence of the operator does not stop the arm")
         self.said: tuple[Code, ...] | None = None
+        self.warm_up()
         self.timings = Timings()
         self.commands: Counter[str] = Counter()
         """How many commands of each reason, since the last report."""
@@ -115,14 +116,31 @@ class ArmGuard(Node):
         """Each command to both controllers; the reason when it changes, and with each rejection."""
         for stamp, command in answers:
             self.commands[command.code.value] += 1
-            opening = command.gripper * self.settings["gripper_opening"]
-            period, fingers = self.contract.period, self.arm.finger_joint_names
-            arm = messages.trajectory_cdr(stamp, self.arm.joint_names, command.positions, period)
-            hand = messages.trajectory_cdr(stamp, fingers, [opening] * len(fingers), period)
+            arm, hand = self.written(stamp, command)
             self.send(ARM, arm)
             self.send(HAND, hand)
             if command.code.rejected or command.codes != self.said:
                 self.tell(stamp, command)
+
+    def written(self, stamp: int, command: Command) -> tuple[bytes, bytes]:
+        """What a command tells the arm, and the hand."""
+        period, fingers = self.contract.period, self.arm.finger_joint_names
+        opening = command.gripper * self.settings["gripper_opening"]
+        return (
+            messages.trajectory_cdr(stamp, self.arm.joint_names, command.positions, period),
+            messages.trajectory_cdr(stamp, fingers, [opening] * len(fingers), period),
+        )
+
+    def warm_up(self) -> None:
+        """Answer a few actions aside: the first one takes fifty times as long as those after it."""
+        sentry = Sentry(self.contract, self.arm, self.sentry.guard.limits, self.sentry.watch, steady())
+        for tick in range(1, 4):
+            stamp = tick * self.contract.period_ns
+            sentry.on_joints(messages.joint_state_cdr(stamp, self.arm.joint_names, self.arm.home), steady())
+            action = (self.contract.action_low + self.contract.action_high) / 2
+            for topic, cdr in messages.action_cdrs(self.contract, stamp, action).items():
+                for answer in sentry.on_message(topic, cdr, steady()):
+                    self.written(*answer)
 
     def tell(self, stamp: int, command: Command) -> None:
         """The state: its name is the first intervention."""

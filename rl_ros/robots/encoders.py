@@ -34,6 +34,8 @@ class Encoders:
         self._driven_since: int | None = None
         """Stamp of the first of the commands, one after the other, that ask the arm to move, ns."""
         self._driven = False
+        self._stuck = False
+        """Whether the joints were found frozen, until they are measured elsewhere."""
 
     def commanded(self, stamp: int, change: Vector | None) -> None:
         """What the newest command asks of the joints, (7,) rad; None where it holds them still."""
@@ -62,10 +64,11 @@ class Encoders:
                 "than it can; are positions in the order of their names?"
             )
         if moved.any():
-            self._still_since = stamp
+            self._still_since, self._stuck = stamp, False
         elif self._driven_since is not None:
-            still = (stamp - max(self._still_since, self._driven_since)) * 1e-9
-            if still > self.frozen:
-                return Code.JOINT_STATES_FROZEN, f"the same to the last bit for {still:.3f} s while told to move"
+            self._stuck |= (stamp - max(self._still_since, self._driven_since)) * 1e-9 > self.frozen
+        if self._stuck:
+            still = (stamp - self._still_since) * 1e-9
+            return Code.JOINT_STATES_FROZEN, f"the same to the last bit for {still:.3f} s although told to move"
         self._last = stamp, positions
         return None

@@ -147,6 +147,8 @@ class Sentry:
         """When the messages of the last control period came, s."""
         self.came: dict[int, float] = {}
         """When each action came that is not judged yet, s, by its stamp."""
+        self.jumped: motion.Rejection | None = None
+        """Why all actions are rejected until the next episode: stamps of before and after cannot be compared."""
         self.missed = -1
         """Stamp of the newest action whose missing parts were told, ns."""
 
@@ -181,7 +183,9 @@ class Sentry:
             if step < 0 or (ahead > self.watch.joint_state_age and not self.watch.patient):
                 how = f"went back in time by {-step:.3f} s" if step < 0 else f"are {ahead:.3f} s ahead of the clock"
                 answers = self._refuse(self.measured_stamp, Code.CLOCK_JUMP, f"joint states {how}", now)
+                moved = self.guard.accepted is not None  # before that, as when a world is reset, nothing depends on it
                 self.restart()
+                self.jumped = (Code.CLOCK_JUMP, f"joint states {how}; the episode cannot go on") if moved else None
         if rejection := self.encoders.judge(stamp, measured):
             return answers + self._refuse(self.measured_stamp, *rejection, now)
         self.measured, self.measured_stamp, self.measured_at = measured, stamp, now
@@ -257,8 +261,8 @@ class Sentry:
         return Answer(aligned.stamp, command)
 
     def _command(self, aligned: Aligned, measured: Vector, waited: float) -> Command:
-        if self.stopped:
-            return self.guard.hold(measured, self.gripper, *self.stopped)
+        if broken := self.stopped or self.jumped:
+            return self.guard.hold(measured, self.gripper, *broken)
         tick = self.actions.read(aligned)
         absent = [name for name in self.actions.keys if name not in tick.values]
         if absent:
