@@ -18,6 +18,8 @@ from rl_ros.training.acting import Actor, BundleActor, ExpertActor, ExploringAct
 
 SILENT_PERIODS = 2.0
 """Control periods without a tick in a running episode before the node says which topics are silent."""
+LOOK = 0.02
+"""s between two looks at who is silent, at least."""
 PATIENT_SILENCE = 1.0
 """s of the same in lockstep, where a slow simulation is no fault."""
 
@@ -75,7 +77,7 @@ class Policy(Node, LifecycleNodeMixin):
         for topic in self.gate.assembler.types:
             self.listen(topic, lambda cdr, topic=topic: self.hear(topic, cdr))  # type: ignore[misc]
         self.listen("episode/event", self.on_event)
-        self.timers_of_ours = [self.steady_timer(self.silence / 4, self.on_silence)]
+        self.timers_of_ours = [self.steady_timer(max(self.silence / 4, LOOK), self.on_silence)]
         if not self.patient:
             self.timers_of_ours.append(self.steady_timer(REPORT_SECONDS, self.on_report))
         return TransitionCallbackReturn.SUCCESS
