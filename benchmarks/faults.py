@@ -38,6 +38,7 @@ from rl_ros.bringup import clean_shared_memory
 from rl_ros.contract import Contract
 from rl_ros.episodes import messages
 from rl_ros.episodes.bags import find_bags, read_bag
+from rl_ros.robots.verdict import Code
 from rl_ros.training.bundle import DESCRIPTION, POLICY
 
 BAR = 2.0
@@ -318,7 +319,7 @@ def run(rig: Rig, fault: Fault, wait: float, period: float) -> Outcome:
     lasts = max(LASTS, (BAR + SETTLE) * period + 0.3)
     rig.until(lambda: time.monotonic() > onset + lasts, "the fault to last")
     over = time.monotonic()
-    first = next((h for h in rig.states if h.at > onset and h.what.level == messages.ERROR), None)
+    first = next((h for h in rig.states if h.at > onset and holds(h.what)), None)
     speeds = [h.what for h in rig.speeds if onset + (BAR + SETTLE) * period < h.at < over]
     if fault.refused:
         outcome.detected = first.what.name if first else "the policy node"
@@ -336,6 +337,11 @@ def run(rig: Rig, fault: Fault, wait: float, period: float) -> Outcome:
     rig.rearm()
     rig.release_resets()
     return outcome
+
+
+def holds(state: messages.Status) -> bool:
+    """Whether the guard says that it holds the arm still."""
+    return state.level == messages.ERROR or state.name == Code.BETWEEN_EPISODES.value
 
 
 def judge(outcome: Outcome, seconds: float | None, code: str, speeds: list[float], period: float) -> None:

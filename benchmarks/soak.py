@@ -3,7 +3,7 @@
 The reach graph runs in real time at 20 Hz as `rl_ros up` runs it, recording; the policy is the shipped bundle.
 `memory_growth` is the resident memory of all its processes in the last tenth of the time over that of the second tenth,
 minus one (in the first, everything is touched for the first time). An episode is missed if the episode manager numbered
-it and it has no result, did not end as it should (`timeout`: it runs to its end), or has no whole bag. What the graph
+it and it has no result, did not run to its end (`success` or `timeout`), or has no whole bag. What the graph
 leaves in /dev/shm is counted once it has stopped.
 
     python benchmarks/soak.py [--quick] [--minutes M]
@@ -16,6 +16,7 @@ import os
 import shutil
 import tempfile
 import time
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -25,15 +26,15 @@ from rich.progress import Progress
 from rich.table import Table
 
 from rl_ros.bringup import Supervisor
-from rl_ros.episodes.bags import find_bags, read_bag
+from rl_ros.episodes.bags import read_bag
 from rl_ros.graph import load_graph, resolve
 from rl_ros.training.live import read_results
 
 QUICK, FULL = 1.0, 30.0
 EVERY = 2.0
 """s between two looks at the memory."""
-LENGTH = 200
-"""Ticks of an episode: ten seconds."""
+RATE, LENGTH = 20, 200
+"""Hz, and ticks of an episode: ten seconds."""
 KEPT = 50
 """Bags that are kept on the disk; older ones are read, counted and removed."""
 RESULTS = Path(__file__).parent / "results" / "soak.csv"
@@ -63,7 +64,7 @@ class Bags:
 
     def read(self, all_of_them: bool = False) -> None:
         """Those that are finished; the newest few are left for later."""
-        paths = find_bags(self.directory) if self.directory.exists() else []
+        paths = sorted(self.directory.glob("episode_??????"))
         for path in paths if all_of_them else paths[:-KEPT]:
             bag = read_bag(path)
             lost = sum(told["lost"] for told in json.loads(bag.outcome.get("topics", "{}")).values())
@@ -74,42 +75,29 @@ class Bags:
             shutil.rmtree(path)
 
 
-def soak(work: Path, minutes: float) -> tuple[dict[str, list[float]], Bags, list[dict]]:
-    """Run; MB by process, the bags, and the results of the episodes."""
-    results = work / "episodes.jsonl"
-    given = {"bags": str(work / "bags"), "results": str(results), "episode_length": str(LENGTH)}
+def soak(work: Path, episodes: int) -> tuple[dict[str, list[float]], Bags, list[dict]]:
+    """Run so many episodes; MB by process, the bags, and the results of the episodes."""
+    results, bags = work / "episodes.jsonl", Bags(work / "bags")
+    given = {"bags": str(bags.directory), "results": str(results), "episode_length": str(LENGTH)}
+    resolved = resolve(load_graph("reach"), {**given, "episodes": str(episodes)})
     memory: dict[str, list[float]] = {}
-    bags = Bags(work / "bags")
-    log = (work / "graph.log").open("w", buffering=1)
-    with (
-        Supervisor(resolve(load_graph("reach"), given), lambda line: print(line, file=log)) as graph,
-        Progress() as bar,
-    ):
-        task = bar.add_task("soak", total=minutes * 60)
-        begun = time.monotonic()
-        looked = 0.0
+    looked = 0.0
+    with (work / "graph.log").open("w", buffering=1) as log, Progress() as progress:
+        task = progress.add_task("episodes", total=episodes)
+        with Supervisor(resolved, lambda line: print(line, file=log)) as graph:
 
-        class Over(Exception):
-            """Time is up."""
-
-        def look() -> None:
-            nonlocal looked
-            now = time.monotonic()
-            bar.update(task, completed=now - begun)
-            if now - begun > minutes * 60:
-                raise Over
-            if now - looked > EVERY:
-                looked = now
+            def look() -> None:
+                nonlocal looked
+                if time.monotonic() - looked < EVERY:
+                    return
+                looked = time.monotonic()
                 for name, process in graph.processes.items():
                     memory.setdefault(name, []).append(resident(process.pid))
                 bags.read()
+                progress.update(task, completed=len(read_results(results).episodes))
 
-        try:
             status = graph.wait(look, 0.5)
-        except Over:
-            status = None
-    log.close()
-    if status is not None:
+    if status:
         raise SystemExit(f"the graph ended with status {status}:\n{(work / 'graph.log').read_text()[-2000:]}")
     bags.read(all_of_them=True)
     return memory, bags, read_results(results).episodes
@@ -130,16 +118,17 @@ def main() -> None:
     minutes = arguments.minutes or (QUICK if arguments.quick else FULL)
     before = segments()
     with tempfile.TemporaryDirectory(prefix="rl_ros_soak_") as work, ros_environment():
-        memory, bags, episodes = soak(Path(work), minutes)
+        asked = max(1, round(minutes * 60 * RATE / LENGTH))
+        memory, bags, episodes = soak(Path(work), asked)
     domain = int(os.environ.get("ROS_DOMAIN_ID", "0"))
     ports = range(7400 + 250 * domain, 7400 + 250 * (domain + 1))
     ours = {f"fastdds_port{port}" for port in ports}
     # Segments that came meanwhile and whose owner lives are another graph's.
     left = sorted(name for name in segments() - before if name in ours)
     total = [sum(each) for each in zip(*memory.values(), strict=False)]
-    ended = [e for e in episodes if e["outcome"] == "timeout"]
-    missed = [e["episode"] for e in episodes if e not in ended or f"episode_{e['episode']:06d}" not in bags.whole]
-    missed += sorted(set(range(len(episodes))) - {e["episode"] for e in episodes})
+    ended = [e for e in episodes if e["outcome"] in ("success", "timeout")]
+    well = {e["episode"] for e in ended if f"episode_{e['episode']:06d}" in bags.whole}
+    missed = sorted(set(range(asked)) - well)
     RESULTS.parent.mkdir(exist_ok=True)
     with RESULTS.open("w", newline="") as file:
         rows = csv.writer(file)
@@ -159,6 +148,7 @@ def main() -> None:
     figures = {
         "minutes": minutes,
         "episodes": len(episodes),
+        "outcomes": dict(Counter(e["outcome"] for e in episodes)),
         "missed_episodes": len(missed),
         "memory_growth": round(growth(total), 4),
         "shared_memory_left": len(left),

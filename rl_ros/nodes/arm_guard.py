@@ -145,6 +145,7 @@ class ArmGuard(Node):
     def tell(self, stamp: int, command: Command) -> None:
         """The state: its name is the first intervention."""
         self.said = command.codes
-        level = messages.ERROR if command.code.rejected else messages.WARN if command.codes else messages.OK
+        rejected = command.code.rejected and command.code is not Code.BETWEEN_EPISODES  # which is no fault
+        level = messages.ERROR if rejected else messages.WARN if command.codes else messages.OK
         values = {"interventions": " ".join(code.value for code in command.codes), **self.told}
         self.send("arm_guard/state", messages.status_cdr(stamp, command.code.value, command.detail, values, level))
