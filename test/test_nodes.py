@@ -259,7 +259,7 @@ def test_every_episode_begins_with_the_state(guard: GuardBench) -> None:
     events(messages.status_cdr(0, "prepare", "", {"episode": "1", "seed": "1"}))
     assert guard.bench.until(lambda: guard.node.said is None)
     guard.act([0.0, 0.0, 0.0])
-    assert guard.bench.until(lambda: guard.codes() == ["ok"])
+    assert guard.bench.until(lambda: guard.codes() == ["between_episodes", "ok"])
 
 
 def test_a_goal_becomes_the_desired_goal_with_its_stamp(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -211,6 +211,18 @@ def test_a_burst_is_refused_and_answered_with_few_commands(post: Post) -> None:
     assert len(given) == 1
 
 
+def test_no_action_of_a_flood_moves_the_arm(post: Post) -> None:
+    for _ in range(3):
+        for each in range(20):
+            post.velocity(stamp=post.stamp + each)
+        post.gripper()  # completes the first of them, which came before the burst was one
+        post.later()
+    assert set(post.codes()) == {Code.BURST}
+    post.later(0.2)
+    post.answers.clear()
+    assert [answer.command.code for answer in post.act()] == [Code.OK]
+
+
 def test_in_lockstep_neither_bursts_nor_waiting_are_faults(arm: Arm) -> None:
     patient = Post(arm, watch=dataclasses.replace(WATCH, patient=True, watchdog=10.0))
     for _ in range(20):  # no time passes at all

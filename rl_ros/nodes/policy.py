@@ -190,9 +190,9 @@ class Policy(Node, LifecycleNodeMixin):
     def on_silence(self) -> None:
         """Say which topics keep an episode waiting."""
         if self.gate.running and steady() - self.last_tick > self.silence:
-            missing = self.gate.assembler.missing()
-            if missing:
-                self.report(f"nothing recent on {', '.join(missing)}")
+            # Where no tick waits for anything, what makes ticks is silent itself.
+            missing = self.gate.assembler.missing() or [self.reference]
+            self.report(f"nothing recent on {', '.join(missing)}")
 
     def on_report(self) -> None:
         """What an action takes, and what was not answered in time, once a second of an episode."""

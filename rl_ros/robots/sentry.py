@@ -27,6 +27,8 @@ NEEDED = ("finite", "size")
 WATCHDOG, JOINT_STATE_AGE, FROZEN = 1.7, 1.5, 1.2
 """Control periods that `Watch` allows where nothing else is said: with the time to notice and to tell, an arm is held
 still within two of the last good message."""
+FLOOD = 2.0
+"""Control periods after a burst in which no action is accepted."""
 FROZEN_SECONDS = 0.08
 """s of the same at least, in which any arm has begun to move."""
 
@@ -149,6 +151,8 @@ class Sentry:
         """When each action came that is not judged yet, s, by its stamp."""
         self.jumped: motion.Rejection | None = None
         """Why all actions are rejected until the next episode: stamps of before and after cannot be compared."""
+        self.flooded = -math.inf
+        """When too many messages came last, s."""
         self.missed = -1
         """Stamp of the newest action whose missing parts were told, ns."""
 
@@ -251,7 +255,10 @@ class Sentry:
         """The answer to an action whose parts are there, or will not come any more."""
         came = self.came.pop(aligned.stamp, now)
         self.came = {stamp: at for stamp, at in self.came.items() if stamp > aligned.stamp}
-        command = self._command(aligned, measured, 0.0 if self.watch.patient else now - came)
+        if now - self.flooded < FLOOD * self.contract.period:  # none of a flood is the one that was meant
+            command = self.guard.hold(measured, self.gripper, Code.BURST, "too many messages came a moment ago")
+        else:
+            command = self._command(aligned, measured, 0.0 if self.watch.patient else now - came)
         if command.code.rejected:
             self.last_action = None
             self.encoders.commanded(aligned.stamp, None)
@@ -335,6 +342,7 @@ def _burst(sentry: Sentry, arrival: Arrival) -> motion.Rejection | None:
         arrived.popleft()
     if sentry.watch.patient or len(arrived) <= sentry.watch.burst:
         return None
+    sentry.flooded = arrival.now
     return Code.BURST, f"{len(arrived)} messages on {arrival.topic} within {period:g} s"
 
 
