@@ -201,7 +201,7 @@ class Bench:
     def __init__(self, name: str, arm: Arm, limits: Limits, rng: np.random.Generator) -> None:
         self.contract, self.arm, self.rng = Contract.load(name), arm, rng
         self.period, self.tick = self.contract.period, self.contract.period_ns
-        watch = Watch(joint_state_age=0.15, watchdog=0.2, burst=3, heartbeat=0.0, patient=False)
+        watch = Watch(joint_state_age=0.15, watchdog=0.2, burst=3, heartbeat=0.0, patient=False, frozen=1e6)
         self.now, self.stamp = 0.0, 1_000_000_000
         self.sentry = Sentry(self.contract, arm, limits, watch, self.now)
         self.checker = Checker(arm.urdf, limits, self.period)

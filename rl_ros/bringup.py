@@ -114,6 +114,12 @@ class Supervisor:
             except subprocess.TimeoutExpired:
                 continue
 
+    def restart(self, name: str) -> None:
+        """Start a process of the graph again, once it has ended."""
+        self.processes[name].wait()
+        clean_shared_memory()
+        self._start(list(self.graph.processes).index(name) + 1, name, self.graph.processes[name])
+
     def stop(self) -> None:
         """End every process: SIGINT, then SIGTERM, then SIGKILL; clean up what Fast DDS leaves behind."""
         for sent in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL):

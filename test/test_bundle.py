@@ -13,6 +13,7 @@ from rl_ros.algorithms.base import make_algorithm, plain_config
 from rl_ros.contract import Contract
 from rl_ros.errors import UserError
 from rl_ros.networks.layers import Normalisation
+from rl_ros.training.acting import BundleActor
 from rl_ros.training.bundle import TOLERANCE, load_bundle, save_bundle
 
 NORMALISATION: Normalisation = {
@@ -57,7 +58,8 @@ def directory(tmp_path_factory: pytest.TempPathFactory, contract: Contract) -> P
 
 
 def test_what_is_saved_is_what_is_loaded(directory: Path, contract: Contract) -> None:
-    assert sorted(p.name for p in directory.iterdir()) == ["bundle.json", "policy.onnx", "weights.safetensors"]
+    files = ["bundle.json", "policy.onnx", "sample.safetensors", "weights.safetensors"]
+    assert sorted(p.name for p in directory.iterdir()) == files
     bundle = load_bundle(directory)
     assert bundle.contract == contract
     assert bundle.algorithm == "bc"
@@ -128,18 +130,46 @@ def test_a_wrong_export_is_refused(contract: Contract, tmp_path: Path, value: fl
 def test_damage_is_named(contract: Contract, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="there is no such policy bundle"):
         load_bundle(tmp_path / "nothing")
-    for name in ("policy.onnx", "weights.safetensors"):
+    for name in ("policy.onnx", "weights.safetensors", "sample.safetensors"):
         bundle = save(tmp_path / "bundle", contract)
         content = bytearray((bundle / name).read_bytes())
         content[len(content) // 2] ^= 1
         (bundle / name).write_bytes(content)
         with pytest.raises(UserError, match=f"{name}: damaged"):
             load_bundle(bundle)
-    for name in ("policy.onnx", "weights.safetensors", "bundle.json"):
+    for name in ("policy.onnx", "weights.safetensors", "sample.safetensors", "bundle.json"):
         bundle = save(tmp_path / "bundle", contract)
         (bundle / name).unlink()
         with pytest.raises(UserError, match=f"{name}: missing"):
             load_bundle(bundle)
+
+
+def test_a_policy_that_answers_otherwise_than_at_its_export_is_refused(contract: Contract, tmp_path: Path) -> None:
+    """All hashes are right: a whole file of another policy was put in its place."""
+    bundle, other = save(tmp_path / "bundle", contract, seed=0), save(tmp_path / "other", contract, seed=1)
+    (bundle / "policy.onnx").write_bytes((other / "policy.onnx").read_bytes())
+    data, donor = (json.loads((each / "bundle.json").read_text()) for each in (bundle, other))
+    data["sha256"]["policy.onnx"] = donor["sha256"]["policy.onnx"]
+    (bundle / "bundle.json").write_text(json.dumps(data))
+    with pytest.raises(UserError, match="does not answer as it did when it was exported"):
+        load_bundle(bundle).policy()
+
+
+def test_a_bundle_of_before_there_were_samples_runs(contract: Contract, tmp_path: Path) -> None:
+    bundle = save(tmp_path / "bundle", contract)
+    (bundle / "sample.safetensors").unlink()
+    data = json.loads((bundle / "bundle.json").read_text())
+    del data["sha256"]["sample.safetensors"]
+    (bundle / "bundle.json").write_text(json.dumps(data))
+    loaded = load_bundle(bundle)
+    assert loaded.sample is None
+    loaded.policy()
+
+
+def test_a_policy_that_takes_longer_than_a_control_period_is_refused(directory: Path, contract: Contract) -> None:
+    BundleActor(str(directory), contract, deadline=10.0)
+    with pytest.raises(UserError, match="an action takes .* longer than the control period"):
+        BundleActor(str(directory), contract, deadline=1e-6)
 
 
 def test_a_damaged_or_foreign_description_is_named(contract: Contract, tmp_path: Path) -> None:

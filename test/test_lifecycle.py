@@ -248,3 +248,12 @@ def test_each_judgement_renews_patience() -> None:
     for tick in range(1, 50):
         assert judged(one, tick) == []
         assert one.waited(1.0 + tick + PATIENCE / 2) == []
+
+
+def test_an_episode_that_cannot_be_recorded_any_more_ends_as_a_fault() -> None:
+    one = running(lifecycle())
+    judged(one, 1)
+    [end] = one.broken_off(2.0)
+    assert isinstance(end, End)
+    assert end.outcome == "fault"
+    assert one.broken_off(2.1) == []  # it is over

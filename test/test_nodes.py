@@ -138,7 +138,14 @@ class GuardBench:
         assert answer.result().success
 
 
-PATIENT = {"contract": "grasp", "ramp": 0.0, "joint_state_age": 5.0, "watchdog": 5.0, "burst": 50}
+PATIENT = {
+    "contract": "grasp",
+    "ramp": 0.0,
+    "joint_state_age": 5.0,
+    "joint_state_frozen": 1e6,
+    "watchdog": 5.0,
+    "burst": 50,
+}
 """A busy machine is no fault in the tests that are not about time."""
 
 
@@ -183,6 +190,15 @@ def test_an_emergency_stop_holds_until_it_is_rearmed(guard: GuardBench) -> None:
     np.testing.assert_allclose(guard.answered(guard.act([0.1, 0.0, 0.0])), guard.arm.home)
     guard.rearm()
     assert np.abs(guard.answered(guard.act([0.1, 0.0, 0.0])) - guard.arm.home).max() > 1e-3
+
+
+def test_a_guard_that_fails_itself_holds_the_arm_says_so_and_ends(guard: GuardBench) -> None:
+    guard.node.sentry.on_message = lambda *arguments: 1 / 0  # type: ignore[assignment]
+    guard.act([0.1, 0.0, 0.0])
+    assert guard.bench.until(lambda: guard.codes()[-1:] == ["guard_failed"])
+    assert guard.node.exit_code == 1
+    held = messages.decode("trajectory_msgs/msg/JointTrajectory", guard.commands[-1])
+    np.testing.assert_allclose(held.points[0].positions, guard.arm.home)
 
 
 def test_an_operator_who_falls_silent_stops_the_arm(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -243,7 +259,7 @@ def test_every_episode_begins_with_the_state(guard: GuardBench) -> None:
     events(messages.status_cdr(0, "prepare", "", {"episode": "1", "seed": "1"}))
     assert guard.bench.until(lambda: guard.node.said is None)
     guard.act([0.0, 0.0, 0.0])
-    assert guard.bench.until(lambda: guard.codes() == ["ok"])
+    assert guard.bench.until(lambda: guard.codes() == ["between_episodes", "ok"])
 
 
 def test_a_goal_becomes_the_desired_goal_with_its_stamp(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -389,6 +405,17 @@ def test_a_sound_recording_is_told_in_numbers(recorder: RecorderBench) -> None:
     told = json.loads(state.values["topics"])
     assert told["/joint_states"] == {"count": TICKS, "rate": 10.0, "worst_gap": 0.1, "lost": 0}
     assert json.loads(read_bag(recorder.bags / "episode_000003").outcome["topics"]) == told
+
+
+def test_no_episode_begins_on_a_full_disk(bench: Bench, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    with_parameters(monkeypatch, contract="grasp", directory=str(tmp_path), disk_reserve=1e9)
+    diagnostics = bench.listen("diagnostics", STATUS)
+    node = bench.add(Recorder)
+    events = bench.sender(EVENTS, STATUS)
+    events(messages.status_cdr(0, "prepare", "", {"episode": "0", "seed": "0"}))
+    assert bench.until(lambda: any("GB left on the disk" in messages.status_of(cdr).text for cdr in diagnostics))
+    assert node.preparing == 0  # still
+    node.close()
 
 
 def test_a_message_that_did_not_arrive_is_counted_and_an_error(recorder: RecorderBench) -> None:

@@ -115,6 +115,27 @@ def test_messages_of_before_the_episode_and_of_after_it_stay_out(tmp_path: Path,
     recorder.close()
 
 
+@pytest.mark.parametrize(("outcome", "explained"), [("fault", True), ("success", False)])
+def test_what_explains_a_fault_is_in_its_bag_although_it_comes_after_the_last_observation(
+    tmp_path: Path, contract: Contract, outcome: str, explained: bool
+) -> None:
+    status = Recorded("diagnostic_msgs/msg/DiagnosticArray")
+    contract = dataclasses.replace(contract, record={"/arm_guard/state": status, "/episode/event": status})
+    *most, last = whole_episode(contract)
+    recorder = EpisodeRecorder(tmp_path, contract)
+    recorder.begin(0, START, {})
+    receive_all(recorder, most)
+    recorder.end(0, END, outcome)
+    later = END + 2 * PERIOD
+    state = ("/arm_guard/state", later, messages.status_cdr(later, "watchdog", "", {}))
+    event = ("/episode/event", later, messages.status_cdr(later, "start", "", {}))  # of the next episode
+    receive_all(recorder, [state, event, last])
+    found = {message.topic for message in read_bag(await_finished(recorder)[0].path)}
+    assert ("/arm_guard/state" in found) == explained
+    assert "/episode/event" not in found
+    recorder.close()
+
+
 def test_messages_that_arrive_after_the_end_was_announced_are_kept(tmp_path: Path, contract: Contract) -> None:
     raw = whole_episode(contract)
     recorder = EpisodeRecorder(tmp_path, contract)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from rl_ros.contract import Contract
 from rl_ros.episodes import messages
 from rl_ros.errors import UserError
+from rl_ros.graph import node_specs
 from rl_ros.robots.arm import Arm
 from rl_ros.robots.guard import CHECKS as MOTION_CHECKS
 from rl_ros.robots.sentry import CHECKS, Answer, Sentry, Watch, parse_disabled
@@ -20,7 +21,7 @@ TICK = 100_000_000
 """ns."""
 START = 1_000_000_000_000
 """ns."""
-WATCH = Watch(joint_state_age=0.15, watchdog=0.2, burst=3, heartbeat=0.0, patient=False)
+WATCH = Watch(joint_state_age=0.15, watchdog=0.2, burst=3, heartbeat=0.0, patient=False, frozen=1e6)
 LIMITS = Limits.shipped(ramp=0.0)
 VELOCITY, GRIPPER, GOAL = "/policy/action", "/policy/gripper", "/goal/latent"
 
@@ -210,6 +211,18 @@ def test_a_burst_is_refused_and_answered_with_few_commands(post: Post) -> None:
     assert len(given) == 1
 
 
+def test_no_action_of_a_flood_moves_the_arm(post: Post) -> None:
+    for _ in range(3):
+        for each in range(20):
+            post.velocity(stamp=post.stamp + each)
+        post.gripper()  # completes the first of them, which came before the burst was one
+        post.later()
+    assert set(post.codes()) == {Code.BURST}
+    post.later(0.2)
+    post.answers.clear()
+    assert [answer.command.code for answer in post.act()] == [Code.OK]
+
+
 def test_in_lockstep_neither_bursts_nor_waiting_are_faults(arm: Arm) -> None:
     patient = Post(arm, watch=dataclasses.replace(WATCH, patient=True, watchdog=10.0))
     for _ in range(20):  # no time passes at all
@@ -244,14 +257,89 @@ def test_silence_of_the_policy_is_held_once(post: Post) -> None:
     assert post.codes() == [Code.WATCHDOG]
 
 
-def test_a_clock_that_jumps_back_holds_and_then_goes_on(post: Post) -> None:
+@pytest.mark.parametrize("jump", [-500, 50])
+def test_after_a_clock_has_jumped_nothing_moves_until_the_next_episode(post: Post, jump: int) -> None:
     post.act()
     post.answers.clear()
-    post.stamp -= 500 * TICK
+    before = post.stamp
+    post.stamp += jump * TICK
     post.joints()
     assert post.codes() == [Code.CLOCK_JUMP]
+    assert post.answers[0].stamp == before  # so that it is in the bag of the episode it ends
+    post.later()
+    assert [answer.command.code for answer in post.act()] == [Code.CLOCK_JUMP]
+    post.sentry.restart()
     post.later()
     assert [answer.command.code for answer in post.act()] == [Code.OK]
+
+
+def test_a_clock_that_is_set_before_anything_moves_is_no_fault(arm: Arm) -> None:
+    """As when a simulated world is reset for the next episode, and its time with it."""
+    post = Post(arm)
+    post.later()
+    post.stamp -= 500 * TICK
+    post.later()
+    assert [answer.command.code for answer in post.act()] == [Code.OK]
+
+
+def test_joint_positions_in_another_order_than_their_names_are_not_believed(post: Post) -> None:
+    post.act()
+    post.answers.clear()
+    post.now, post.stamp = post.now + 0.02, post.stamp + TICK // 5
+    post.joints(positions=post.arm.home[[1, 0, 2, 3, 4, 6, 5]])
+    [answer] = post.answers
+    assert answer.command.code is Code.JOINT_STATE_INVALID
+    assert "more than it can; are positions in the order of their names?" in answer.command.detail
+    np.testing.assert_array_equal(answer.command.positions, post.arm.home)
+
+
+def test_between_two_episodes_the_arm_may_be_put_elsewhere(post: Post) -> None:
+    post.sentry.restart()
+    post.later()
+    post.now, post.stamp = post.now + 0.02, post.stamp + TICK // 5
+    post.joints(positions=post.arm.home + 0.5)
+    assert post.answers == []
+    np.testing.assert_array_equal(post.sentry.measured, post.arm.home + 0.5)
+
+
+def test_encoders_that_stand_still_while_the_arm_is_told_to_move_stop_it(arm: Arm) -> None:
+    post = Post(arm, watch=dataclasses.replace(WATCH, frozen=0.12))
+    for _ in range(3):
+        post.later()
+        post.act()
+    assert Code.JOINT_STATES_FROZEN in post.codes()
+    post.answers.clear()
+    post.later()
+    assert set(post.codes()) == {Code.JOINT_STATES_FROZEN}  # and it lasts
+    post.now, post.stamp = post.now + 0.02, post.stamp + TICK // 5
+    post.joints(positions=arm.home + 1e-6)
+    assert [answer.command.code for answer in post.act()] == [Code.OK]
+
+
+def test_encoders_may_stand_still_while_the_arm_is_told_to(arm: Arm) -> None:
+    post = Post(arm, watch=dataclasses.replace(WATCH, frozen=0.12))
+    for _ in range(5):
+        post.later()
+        post.act((0.0, 0.0, 0.0))
+    assert set(post.codes()) == {Code.OK}
+
+
+def test_when_an_episode_is_over_the_arm_is_held(post: Post) -> None:
+    post.act()
+    post.later(0.02)
+    [answer] = post.sentry.rest()
+    assert answer.command.code is Code.BETWEEN_EPISODES
+    np.testing.assert_array_equal(answer.command.positions, post.arm.home)
+    assert post.sentry.rest() == []  # it stands already
+
+
+@pytest.mark.parametrize("rate", [10.0, 20.0, 50.0])
+def test_what_is_late_follows_from_the_control_rate(rate: float) -> None:
+    settings = {key: spec.default for key, spec in node_specs()["arm_guard"].parameters.items()}
+    watch = Watch.of(settings, 1.0 / rate)
+    assert 1.0 < watch.watchdog * rate < 2.0  # one late action is no fault, two missing ones are
+    assert 1.0 < watch.joint_state_age * rate < 2.0
+    assert Watch.of({**settings, "watchdog": 0.5}, 1.0 / rate).watchdog == 0.5
 
 
 def test_joint_states_that_were_overtaken_are_left_out(post: Post) -> None:

@@ -29,6 +29,8 @@ class Tick:
     values: dict[str, np.ndarray] = field(default_factory=dict)
     problems: tuple[str, ...] = ()
     """Why the tick is invalid, each as `key: reason`."""
+    ages: dict[str, float] = field(default_factory=dict, compare=False)
+    """s from the message that each key takes to the tick."""
 
     @property
     def valid(self) -> bool:
@@ -189,12 +191,15 @@ class Assembler:
     def read(self, aligned: Aligned) -> Tick:
         """The values of one tick."""
         values: dict[str, np.ndarray] = {}
+        ages: dict[str, float] = {}
         problems = []
         for name, key in self.keys.items():
             reason = aligned.problems.get(name)
             if reason is None:
                 try:
-                    read = [value(key, cdr) for cdr in aligned.messages[name]]
+                    taken = aligned.messages[name]
+                    ages[name] = (aligned.stamp - stamp_of(taken[-1])) * 1e-9
+                    read = [value(key, cdr) for cdr in taken]
                     array = np.stack(read) if key.alignment == "window" else read[0]
                     values[name] = array
                     reason = _not_finite(array)
@@ -202,7 +207,7 @@ class Assembler:
                     reason = str(error)
             if reason is not None:
                 problems.append(f"{name}: {reason}")
-        return Tick(aligned.stamp, values, tuple(problems))
+        return Tick(aligned.stamp, values, tuple(problems), ages)
 
     def read_column(self, name: str, ticks: Sequence[Aligned]) -> Column:
         """One key's values of many ticks; the same bits as from `read`, many times faster."""

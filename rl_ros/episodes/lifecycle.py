@@ -180,6 +180,10 @@ class EpisodeLifecycle:
                 return self._end("fault", now)
         return self._after_end(now)
 
+    def broken_off(self, now: float) -> list[Step]:
+        """Something without which no episode goes on, such as room on the disk, is gone."""
+        return self._end("fault", now) if self.phase is Phase.RUNNING else []
+
     def bag_closed(self, number: int, now: float) -> list[Step]:
         """The recorder closed the bag of that episode."""
         self._unclosed.discard(number)

@@ -9,6 +9,7 @@ where they outlive this process, the other waits for the disk and gives complete
 
 import fcntl
 import json
+import math
 import os
 import queue
 import shutil
@@ -43,6 +44,11 @@ BACKLOG_BYTES = 1 << 30
 """Received and not yet written; beyond it messages are dropped, which is then counted as loss."""
 UNFINISHED = ".unfinished"
 """Suffix of a bag's directory until it is complete."""
+AFTERMATH = 500_000_000
+"""ns after an episode that ended as a fault in which what is said of it still belongs into its bag."""
+EVENTS, STATUS = "/episode/event", "diagnostic_msgs/msg/DiagnosticArray"
+DISK = "disk"
+"""Kind of the fault that the disk is all but full; nothing goes on unrecorded, so it ends the episode."""
 METADATA = "rl_ros"
 """Name of the MCAP metadata record written when an episode begins."""
 OUTCOME = "rl_ros/outcome"
@@ -234,12 +240,21 @@ class _OpenEpisode:
     metadata: dict[str, str]
     file: EpisodeFile
     health: EpisodeHealth
+    topics: Mapping[str, Recorded]
     end: int | None = None
     outcome: str = ""
     deadline: float = 0.0
     oldest: dict[str, int] = field(default_factory=dict)
     newest: dict[str, int] = field(default_factory=dict)
     """The oldest and newest stamp seen on each topic since the episode began, in this episode or after it."""
+
+    def last_stamp(self, topic: str) -> float:
+        """The newest stamp of a topic that belongs into the episode, ns: states of the nodes may explain its end."""
+        if self.end is None:
+            return math.inf
+        status = self.topics[topic].type == STATUS and topic != EVENTS
+        explains = status and self.outcome == "fault"
+        return self.end + AFTERMATH if explains else self.end
 
     def see(self, message: _Received) -> None:
         """Note that something came on a topic."""
@@ -346,6 +361,15 @@ class EpisodeRecorder:
         """What is wrong with the episodes being recorded, a sentence by kind and topic; renewed 5 times a second."""
         return self._faults
 
+    @property
+    def recording(self) -> bool:
+        """Whether an episode is open."""
+        return bool(self._open)
+
+    def disk_fault(self) -> str | None:
+        """A sentence if the disk has less free than should stay free."""
+        return disk_fault(self._directory, self._disk_reserve)
+
     def finished(self) -> list[FinishedEpisode]:
         """Episodes closed since the last call.
 
@@ -424,8 +448,8 @@ class EpisodeRecorder:
         for episode in self._open:
             if episode.end is None:
                 faults |= episode.health.check(now)
-        full = disk_fault(self._directory, self._disk_reserve) if self._open else None
-        self._faults = faults | ({"disk": full} if full else {})
+        full = self.disk_fault() if self._open else None
+        self._faults = faults | ({DISK: full} if full else {})
 
     def _receive(
         self, topic: str, stamp: int, log_time: int, cdr: bytes, publisher: bytes, sequence: int | None
@@ -442,8 +466,8 @@ class EpisodeRecorder:
                 self._waiting_size -= len(self._waiting.popleft().cdr)
 
     def _write(self, message: _Received) -> bool:
-        for episode in self._open:
-            if message.stamp < episode.start or (episode.end is not None and message.stamp > episode.end):
+        for episode in reversed(self._open):
+            if message.stamp < episode.start or message.stamp > episode.last_stamp(message.topic):
                 continue
             episode.file.write(message.topic, message.log_time, message.cdr, message.sequence)
             episode.health.receive(message.topic, message.stamp, message.publisher, message.sequence is not None)
@@ -455,7 +479,7 @@ class EpisodeRecorder:
         everything |= {"episode": str(number), "start": str(start), "lossless": str(not self._real_time).lower()}
         file = EpisodeFile(self._directory, f"episode_{number:06d}", self.topics, everything, self._profiles)
         health = EpisodeHealth(self.topics, self._contract.control_rate, start, self._real_time)
-        episode = _OpenEpisode(number, start, everything, file, health)
+        episode = _OpenEpisode(number, start, everything, file, health, self.topics)
         self._open.append(episode)
         for message in self._waiting:
             episode.see(message)

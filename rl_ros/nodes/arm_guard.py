@@ -1,18 +1,21 @@
 """arm_guard: the only publisher on the controllers' topics. A process of its own, it outlives the policy."""
 
+from collections import Counter
+
 from std_srvs.srv import Trigger
 
 from rl_ros.episodes import messages
-from rl_ros.nodes.base import Node, steady
+from rl_ros.episodes.timings import Timings
+from rl_ros.nodes.base import REPORT_SECONDS, Node, steady
 from rl_ros.robots.arm import Arm
 from rl_ros.robots.sentry import Answer, Sentry, Watch, parse_disabled
 from rl_ros.robots.verdict import Code, Command, Limits
 
 ARM, HAND = "arm_controller/joint_trajectory", "gripper_controller/joint_trajectory"
-LOOK = 0.02
-"""s between two looks at what does not arrive."""
-COUNT = 0.1
-"""s between two counts of publishers."""
+LOOK, COUNT = 0.2, 0.5
+"""Control periods between two looks at what does not arrive, and between two counts of publishers."""
+OFTEN = 0.02
+"""s of the first at most, and of the second at least: a count asks the middleware."""
 
 
 class ArmGuard(Node):
@@ -25,10 +28,7 @@ class ArmGuard(Node):
         super().__init__("arm_guard")
         settings, self.arm = self.settings, Arm()
         disabled = parse_disabled(settings["disabled_checks"])
-        watch = Watch(
-            settings["joint_state_age"], settings["watchdog"], settings["burst"], settings["heartbeat"],
-            patient=settings["lossless"],
-        )  # fmt: skip
+        watch = Watch.of(settings, self.contract.period)
         self.sentry = Sentry(self.contract, self.arm, Limits.of(settings), watch, steady(), disabled)
         self.told = {
             "disabled_checks": " ".join(disabled),
@@ -40,31 +40,61 @@ class ArmGuard(Node):
         if not settings["heartbeat"]:
             self.get_logger().info("heartbeat is off: silence of the operator does not stop the arm")
         self.said: tuple[Code, ...] | None = None
+        self.warm_up()
+        self.timings = Timings()
+        self.commands: Counter[str] = Counter()
+        """How many commands of each reason, since the last report."""
         topics = set(self.sentry.actions.types) - {self.sentry.joints.topic}
         for topic in sorted(topics):
-            self.listen(topic, lambda cdr, topic=topic: self.give(self.sentry.on_message(topic, cdr, steady())))  # type: ignore[misc]
+            self.listen(topic, lambda cdr, topic=topic: self.on_message(topic, cdr))  # type: ignore[misc]
         self.listen("joint_states", lambda cdr: self.give(self.sentry.on_joints(cdr, steady())))
         self.listen("emergency_stop", self.on_emergency_stop)
         self.listen("operator/heartbeat", lambda cdr: self.sentry.on_heartbeat(steady()))
         self.listen("episode/event", self.on_event)
-        self.create_service(Trigger, "arm_guard/rearm", self.on_rearm)
+        self.serve(Trigger, "arm_guard/rearm", self.on_rearm)
         self.alone = [self.listening[topic].topic_name for topic in sorted(self.sentry.action_topics)]
         """Topics that one node should publish on."""
         self.alone += [self.sender(topic).topic_name for topic in (ARM, HAND)]
-        self.steady_timer(LOOK, lambda: self.give(self.sentry.on_time(steady())))
-        self.steady_timer(COUNT, self.on_count)
+        self.steady_timer(min(OFTEN, LOOK * self.contract.period), lambda: self.give(self.sentry.on_time(steady())))
+        self.steady_timer(max(OFTEN, COUNT * self.contract.period), self.on_count)
+        if not settings["lossless"]:
+            self.steady_timer(REPORT_SECONDS, self.on_report)
+
+    def on_message(self, topic: str, cdr: bytes) -> None:
+        """An action, or a goal, arrived."""
+        began = steady()
+        answers = self.sentry.on_message(topic, cdr, began)
+        self.give(answers)
+        if answers:
+            self.timings.note("command", steady() - began)
 
     def on_count(self) -> None:
         """Who else publishes."""
         self.give(self.sentry.on_publishers({topic: self.count_publishers(topic) for topic in self.alone}))
 
     def on_event(self, cdr: bytes) -> None:
-        """An episode is about to begin."""
+        """An episode is over, and the next one about to begin."""
         event = messages.status_of(cdr)
         if event.name == "prepare":
-            self.sentry.restart()
+            self.give(self.sentry.rest())
             self.said = None  # so that each bag begins with the state
             self.get_ready(int(event.values["episode"]))
+
+    def on_report(self) -> None:
+        """What a command takes, and how many there were for which reason, once a second in which there were any."""
+        counts, self.commands = self.commands, Counter()
+        if counts:
+            values = {code: str(count) for code, count in sorted(counts.items())} | self.timings.report()
+            good = all(code == Code.OK.value or code.endswith("_limited") for code in counts)
+            self.report_timings(values, messages.OK if good else messages.WARN, f"{counts.total()} commands")
+
+    def stamp_now(self) -> int:
+        """Of the newest joint state."""
+        return self.sentry.measured_stamp
+
+    def make_safe(self) -> None:
+        """Hold the arm still."""
+        self.give(self.sentry.stop(Code.FAILED, "the guard itself has failed"))
 
     def lacks(self) -> str:
         """As for every node; and to know where the arm is, that nobody else moves it, and not to be stopped."""
@@ -85,18 +115,37 @@ class ArmGuard(Node):
     def give(self, answers: list[Answer]) -> None:
         """Each command to both controllers; the reason when it changes, and with each rejection."""
         for stamp, command in answers:
-            opening = command.gripper * self.settings["gripper_opening"]
-            period, fingers = self.contract.period, self.arm.finger_joint_names
-            arm = messages.trajectory_cdr(stamp, self.arm.joint_names, command.positions, period)
-            hand = messages.trajectory_cdr(stamp, fingers, [opening] * len(fingers), period)
+            self.commands[command.code.value] += 1
+            arm, hand = self.written(stamp, command)
             self.send(ARM, arm)
             self.send(HAND, hand)
             if command.code.rejected or command.codes != self.said:
                 self.tell(stamp, command)
 
+    def written(self, stamp: int, command: Command) -> tuple[bytes, bytes]:
+        """What a command tells the arm, and the hand."""
+        period, fingers = self.contract.period, self.arm.finger_joint_names
+        opening = command.gripper * self.settings["gripper_opening"]
+        return (
+            messages.trajectory_cdr(stamp, self.arm.joint_names, command.positions, period),
+            messages.trajectory_cdr(stamp, fingers, [opening] * len(fingers), period),
+        )
+
+    def warm_up(self) -> None:
+        """Answer a few actions aside: the first one takes fifty times as long as those after it."""
+        sentry = Sentry(self.contract, self.arm, self.sentry.guard.limits, self.sentry.watch, steady())
+        for tick in range(1, 4):
+            stamp = tick * self.contract.period_ns
+            sentry.on_joints(messages.joint_state_cdr(stamp, self.arm.joint_names, self.arm.home), steady())
+            action = (self.contract.action_low + self.contract.action_high) / 2
+            for topic, cdr in messages.action_cdrs(self.contract, stamp, action).items():
+                for answer in sentry.on_message(topic, cdr, steady()):
+                    self.written(*answer)
+
     def tell(self, stamp: int, command: Command) -> None:
         """The state: its name is the first intervention."""
         self.said = command.codes
-        level = messages.ERROR if command.code.rejected else messages.WARN if command.codes else messages.OK
+        rejected = command.code.rejected and command.code is not Code.BETWEEN_EPISODES  # which is no fault
+        level = messages.ERROR if rejected else messages.WARN if command.codes else messages.OK
         values = {"interventions": " ".join(code.value for code in command.codes), **self.told}
         self.send("arm_guard/state", messages.status_cdr(stamp, command.code.value, command.detail, values, level))

@@ -1,14 +1,17 @@
-"""What every node of rl_ros shares: parameters and topics come from `config/nodes.yaml`."""
+"""What every node of rl_ros shares: parameters and topics come from `config/nodes.yaml`, and failures are told."""
 
+import sys
 import time
+import traceback
 from collections.abc import Callable
-from functools import cache
+from functools import cache, wraps
 from importlib import import_module
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import rclpy.node
 from rclpy.clock import Clock
 from rclpy.clock_type import ClockType
+from rclpy.duration import Duration
 from rclpy.exceptions import ParameterUninitializedException
 from rclpy.parameter import Parameter
 from rclpy.publisher import Publisher
@@ -25,6 +28,13 @@ ACKNOWLEDGE = "episode/acknowledge"
 """Where a node says that it is ready for an episode."""
 ACKNOWLEDGE_SECONDS = 0.05
 """How often a node that is not ready looks again."""
+LAST_WORDS_SECONDS = 0.5
+"""How long a node that has failed waits at most until its reason is heard."""
+REPORT_SECONDS = 1.0
+"""How often a node tells how long its work takes."""
+
+
+T = TypeVar("T")
 
 
 @cache
@@ -59,6 +69,9 @@ class Node(rclpy.node.Node):
     Messages go in and out as CDR bytes: `listen` hands over what arrived, `send` publishes what
     rl_ros.episodes.messages encodes.
 
+    Every callback goes through `guarded`: an exception makes the node safe (`make_safe`), is told on `/diagnostics`,
+    and ends the process with a status that is not zero. No node goes on with half of its work done.
+
     Raises:
         UserError: a parameter is missing, unknown, of the wrong type or out of bounds.
     """
@@ -83,6 +96,8 @@ class Node(rclpy.node.Node):
         self._listenable = endpoints(self._spec.subscribes, self.contract)
         self.exit_code: int | None = None
         """Set to end the process this node lives in."""
+        self.failed = False
+        """Whether a callback has failed; none is called any more."""
         self.preparing: int | None = None
         """Number of the episode that is to be acknowledged."""
         if ACKNOWLEDGE in self._senders:
@@ -104,8 +119,66 @@ class Node(rclpy.node.Node):
         """Subscribe to one of the node's topics."""
         endpoint = self._listenable[topic]
         self.listening[topic] = self.create_subscription(
-            message_class(endpoint.type), topic, callback, self._profile(endpoint.qos), raw=True
+            message_class(endpoint.type), topic, self.guarded(callback), self._profile(endpoint.qos), raw=True
         )
+
+    def serve(self, service_type: Any, service: str, answer: Callable[[Any, Any], Any]) -> None:
+        """Serve a service; a failure of it is one of the node."""
+        guarded = self.guarded(answer)
+        self.create_service(service_type, service, lambda request, response: guarded(request, response) or response)
+
+    def guarded(self, callback: Callable[..., T]) -> Callable[..., T | None]:
+        """The callback, whose failure is the node's; see the class."""
+
+        @wraps(callback)  # rclpy looks at how many arguments a callback takes
+        def call(*arguments: Any) -> T | None:
+            if self.failed:
+                return None
+            try:
+                return callback(*arguments)
+            except Exception as error:  # noqa: BLE001  (whatever it is, the arm must not go on without it)
+                self._fail(error)
+                return None
+
+        return call
+
+    def afterwards(self, callback: Callable[[], None]) -> None:
+        """Call this after the callbacks of everything that has arrived until now."""
+        assert self.executor is not None
+        self.executor.create_task(self.guarded(callback))
+
+    def make_safe(self) -> None:
+        """What is still to be done when a callback has failed, such as to hold the arm still."""
+
+    def stamp_now(self) -> int:
+        """Stamp in ns of what is told beside the observations; on their clock, or it is in no bag."""
+        return 0
+
+    def report(self, text: str, level: int = messages.ERROR) -> None:
+        """A problem, or that there is none any more, on `/diagnostics`."""
+        self.send("diagnostics", messages.status_cdr(self.stamp_now(), self.get_name(), text, {}, level))
+
+    def report_timings(self, values: dict[str, str], level: int, text: str) -> None:
+        """How long the node's work takes, on `/diagnostics` under a name of its own."""
+        name = f"{self.get_name()}: timing"
+        self.send("diagnostics", messages.status_cdr(self.stamp_now(), name, text, values, level))
+
+    def _fail(self, error: Exception) -> None:
+        self.failed = True
+        mistake = isinstance(error, UserError)
+        self.exit_code = 2 if mistake else 1
+        if mistake:
+            print(f"error: {error}", file=sys.stderr, flush=True)
+        else:
+            traceback.print_exception(error)
+        text = str(error) if mistake else f"failed: {type(error).__name__}: {error}"
+        try:
+            self.make_safe()
+        finally:
+            self.get_logger().error(f"{text} - this process ends")
+            if "diagnostics" in self._senders:
+                self.report(text)
+                self.sender("diagnostics").wait_for_all_acked(Duration(seconds=LAST_WORDS_SECONDS))
 
     def poll(self, topic: str) -> Callable[[], Polled | None]:
         """Subscribe to one of the node's topics without a callback; the function returned takes the next message.
@@ -161,6 +234,7 @@ class Node(rclpy.node.Node):
         if self.preparing is None:
             return
         if lacking := self.lacks():
+            # Between two episodes, and so in the bag of none.
             self.send("diagnostics", messages.status_cdr(0, self.get_name(), lacking, {}, messages.ERROR))
             return
         self.send(ACKNOWLEDGE, messages.joint_state_cdr(0, [self.get_name()], [self.preparing]))
@@ -168,7 +242,7 @@ class Node(rclpy.node.Node):
 
     def steady_timer(self, period: float, callback: Callable[[], None]) -> Timer:
         """A timer that fires every `period` s whatever ROS time does."""
-        return self.create_timer(period, callback, clock=Clock(clock_type=ClockType.STEADY_TIME))
+        return self.create_timer(period, self.guarded(callback), clock=Clock(clock_type=ClockType.STEADY_TIME))
 
     def destroy_node(self) -> None:
         """Take the node off the graph, with the subscriptions that are polled."""

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from rl_ros.episodes import messages
 from rl_ros.episodes.lifecycle import End, EpisodeLifecycle, Failed, Finished, Prepare, Reset, Start, Step
+from rl_ros.episodes.record import DISK
 from rl_ros.nodes.base import Node, steady
 from rl_ros.tasks.task import make_task
 
@@ -139,6 +140,9 @@ class EpisodeManager(Node):
         problem = messages.status_of(cdr)
         if problem.level == messages.ERROR:
             self.problems[problem.name] = problem.text
+            if problem.name == "recorder" and DISK in problem.values:
+                self.get_logger().error(f"recorder: {problem.text}")
+                self.act(self.lifecycle.broken_off(steady()))
         else:
             self.problems.pop(problem.name, None)
 

@@ -82,7 +82,7 @@ class GoalEncoder(Node):
     def refuse(self, text: str) -> None:
         """Say what is wrong with a goal."""
         self.get_logger().error(f"refused: {text}")
-        self.send("diagnostics", messages.status_cdr(0, "goal_encoder", f"refused: {text}", {}, messages.ERROR))
+        self.report(f"refused: {text}")
 
     def take(self, position: np.ndarray, stamp: int) -> None:
         """From now on this is the goal."""

@@ -5,12 +5,11 @@ from pathlib import Path
 
 from rl_ros.episodes import messages
 from rl_ros.episodes.allocation import keep_freed_memory
-from rl_ros.episodes.record import EpisodeRecorder, FinishedEpisode
+from rl_ros.episodes.record import DISK, EVENTS, EpisodeRecorder, FinishedEpisode
 from rl_ros.episodes.recover import RecoveredBag, recover_bags
 from rl_ros.errors import UserError
 from rl_ros.nodes.base import Node, Polled, steady
 
-EVENTS = "/episode/event"
 POLL_SECONDS = 0.01
 """How often messages are taken; far less than what the queues of 1000 messages hold."""
 HEARING_SECONDS = 1.0
@@ -38,14 +37,18 @@ class Recorder(Node):
             disk_reserve=round(self.settings["disk_reserve"] * 1e9),
             real_time=not self.settings["lossless"],
         )
-        self.sources = {topic: self.poll(topic) for topic in {EVENTS: None, **self.episodes.topics}}
+        # Events last: what came before the end of an episode is then taken before it.
+        topics = [topic for topic in self.episodes.topics if topic != EVENTS]
+        self.sources = {topic: self.poll(topic) for topic in [*topics, EVENTS]}
         self.announced: int | None = None
         """Number of the last episode that was announced."""
         self.prepared_at = 0.0
         keys = self.contract.observation | self.contract.auxiliary
-        self.unheard = set() if self.settings["lossless"] else {key.topic for key in keys.values()}
+        self.sensors = {key.topic for key in keys.values()}
+        self.unheard = set() if self.settings["lossless"] else set(self.sensors)
         """Sensors, in real time, that nothing has come from yet."""
         self.faults: dict[str, str] = {}
+        self.newest = 0
         self.raised = steady()
         self.steady_timer(POLL_SECONDS, self.on_poll)
         self.steady_timer(0.05, self.on_time)
@@ -66,6 +69,7 @@ class Recorder(Node):
         """One message of any topic."""
         self.unheard.discard(topic)
         stamp = messages.stamp_of(message.cdr)
+        self.newest = max(self.newest, stamp) if topic in self.sensors else self.newest
         if self.settings["log_time_from_stamp"]:
             logged = stamp
         elif self.settings["use_sim_time"]:
@@ -102,20 +106,30 @@ class Recorder(Node):
             self.announce(episode)
         self.raise_faults()
 
+    def stamp_now(self) -> int:
+        """Of the newest message of the contract."""
+        return self.newest
+
     def get_ready(self, number: int) -> None:
         """As for every node; remembers when."""
         self.prepared_at = steady()
         super().get_ready(number)
 
     def lacks(self) -> str:
-        """As for every node; and a sensor that is there but not heard yet, for a while: a replay waits for us."""
+        """As for every node; and room on the disk, and a sensor that is there but not heard yet, for a while: a replay
+        waits for us."""
+        if full := self.episodes.disk_fault():
+            return full
         if self.unheard and steady() - self.prepared_at < HEARING_SECONDS:
             return f"nothing yet on {', '.join(sorted(self.unheard))}"
         return super().lacks()
 
     def raise_faults(self) -> None:
         """One diagnostic with all that is wrong: when that changes, and again while it lasts."""
-        faults, now = self.episodes.faults, steady()
+        faults, now = dict(self.episodes.faults), steady()
+        # Looked at each time: the episode is ended for it, and the arm stops.
+        if self.episodes.recording and (full := self.episodes.disk_fault()):
+            faults[DISK] = full
         if faults.keys() == self.faults.keys() and not (faults and now - self.raised > REPEAT_SECONDS):
             return
         for fault in faults.keys() - self.faults.keys():
@@ -123,7 +137,8 @@ class Recorder(Node):
         self.faults, self.raised = faults, now
         level = messages.ERROR if faults else messages.OK
         text = "; ".join(faults.values()) or "recording is sound"
-        self.send("diagnostics", messages.status_cdr(0, "recorder", text, {}, level))
+        values = {DISK: faults[DISK]} if DISK in faults else {}
+        self.send("diagnostics", messages.status_cdr(self.stamp_now(), "recorder", text, values, level))
 
     def announce(self, episode: FinishedEpisode) -> None:
         """One status for each closed bag; an error where messages or whole topics are missing."""

@@ -46,7 +46,7 @@ class Replay(Node):
         """Nodes that have not acknowledged this pass yet."""
         self.prepared_at: float | None = None
         """When the pass was announced, s; None once it plays."""
-        self.create_service(SetBool, "replay/pause", self.on_pause)
+        self.serve(SetBool, "replay/pause", self.on_pause)
         self.listen("episode/acknowledge", self.on_acknowledge)
         self.steady_timer(TIMER_SECONDS, self.on_time)
         self.prepare()

@@ -156,10 +156,10 @@ class Trainer(Node):
         else:
             self.report(f"the policy node refuses {bundle}: {result.reason}")
 
-    def report(self, text: str) -> None:
+    def report(self, text: str, level: int = messages.ERROR) -> None:
         """A problem, on /diagnostics and in the log."""
         self.get_logger().error(text)
-        self.send("diagnostics", messages.status_cdr(0, "trainer", text, {}, messages.ERROR))
+        super().report(text, level)
 
     def tell_metrics(self) -> None:
         """How far it is, as a named vector."""

@@ -7,7 +7,7 @@ import math
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -17,14 +17,20 @@ from rl_ros.episodes.assemble import Aligned, Assembler
 from rl_ros.errors import UserError
 from rl_ros.robots import guard as motion
 from rl_ros.robots.arm import Arm
+from rl_ros.robots.encoders import Encoders
 from rl_ros.robots.guard import Guard
 from rl_ros.robots.verdict import Code, Command, Limits, Request, Vector
 
 JOINT_STATES = "/joint_states"
 NEEDED = ("finite", "size")
 """Checks that cannot be turned off: all that follows computes with the numbers."""
-BEYOND = 0.1
-"""rad that a joint may be measured beyond its limits, before the measurement is taken for wrong."""
+WATCHDOG, JOINT_STATE_AGE, FROZEN = 1.7, 1.5, 1.2
+"""Control periods that `Watch` allows where nothing else is said: with the time to notice and to tell, an arm is held
+still within two of the last good message."""
+FLOOD = 2.0
+"""Control periods after a burst in which no action is accepted."""
+FROZEN_SECONDS = 0.08
+"""s of the same at least, in which any arm has begun to move."""
 
 
 class Answer(NamedTuple):
@@ -48,6 +54,20 @@ class Watch:
     """s of silence of the operator that stop the arm; 0 listens to none."""
     patient: bool
     """Lockstep: a slow simulation is no fault, so stamps alone tell what is late."""
+    frozen: float
+    """s of joint states that are the same to the last bit, while the arm is told to move, until it is held still."""
+
+    @classmethod
+    def of(cls, settings: Mapping[str, Any], period: float) -> "Watch":
+        """From the parameters of `arm_guard` by name, where 0 stands for what follows from the control period in s."""
+        return cls(
+            joint_state_age=settings["joint_state_age"] or JOINT_STATE_AGE * period,
+            watchdog=settings["watchdog"] or WATCHDOG * period,
+            burst=settings["burst"],
+            heartbeat=settings["heartbeat"],
+            patient=settings["lossless"],
+            frozen=settings["joint_state_frozen"] or max(FROZEN * period, FROZEN_SECONDS),
+        )
 
 
 class Arrival(NamedTuple):
@@ -84,6 +104,7 @@ class Sentry:
     ) -> None:
         self.contract, self.arm, self.watch = contract, arm, watch
         self.guard = Guard(arm, limits, contract.period, disabled)
+        self.encoders = Encoders(arm, watch.frozen)
         self.checks = [check for check in CHECKS if check.name not in disabled]
         self.disabled = disabled
         self.joints = Key(
@@ -111,16 +132,27 @@ class Sentry:
         """When a message was last refused at its arrival, s, by the reason; since the last action that was accepted."""
         self.restart()
 
+    def rest(self) -> list[Answer]:
+        """No episode runs: hold still, and forget the last one. In lockstep nothing moves between two."""
+        answers = [] if self.watch.patient or self.last_action is None else self._hold(Code.BETWEEN_EPISODES, "")
+        self.restart()
+        return answers
+
     def restart(self) -> None:
         """An episode is about to begin: forget the actions, and the goal, of the one before."""
         self.actions.restart()
         self.guard.restart()
+        self.encoders.restart()
         self.newest: dict[str, int] = {}
         """Stamp of the newest message of an action that was let in, ns, by topic."""
         self.arrived: dict[str, deque[float]] = {topic: deque() for topic in self.action_topics}
         """When the messages of the last control period came, s."""
         self.came: dict[int, float] = {}
         """When each action came that is not judged yet, s, by its stamp."""
+        self.jumped: motion.Rejection | None = None
+        """Why all actions are rejected until the next episode: stamps of before and after cannot be compared."""
+        self.flooded = -math.inf
+        """When too many messages came last, s."""
         self.missed = -1
         """Stamp of the newest action whose missing parts were told, ns."""
 
@@ -146,16 +178,20 @@ class Sentry:
             stamp, measured = messages.stamp_of(cdr), messages.value(self.joints, cdr)
         except messages.MessageError as error:
             return self._refuse(self.measured_stamp, Code.JOINT_STATE_INVALID, str(error), now)
-        if not ((measured >= self.arm.lower - BEYOND) & (measured <= self.arm.upper + BEYOND)).all():  # so is NaN
-            detail = f"joints at {measured.tolist()}, not finite or beyond their limits"
-            return self._refuse(self.measured_stamp, Code.JOINT_STATE_INVALID, detail, now)
         answers: list[Answer] = []
-        back = (self.measured_stamp - stamp) * 1e-9
-        if self.measured is not None and back >= 0:
-            if back <= self.guard.limits.action_age:
+        if self.measured is not None:
+            step = (stamp - self.measured_stamp) * 1e-9
+            if -self.guard.limits.action_age <= step <= 0:
                 return []  # overtaken on the way
-            answers = self._refuse(stamp, Code.CLOCK_JUMP, f"joint states went back in time by {back:.3f} s", now)
-            self.restart()
+            ahead = step - (now - self.measured_at)
+            if step < 0 or (ahead > self.watch.joint_state_age and not self.watch.patient):
+                how = f"went back in time by {-step:.3f} s" if step < 0 else f"are {ahead:.3f} s ahead of the clock"
+                answers = self._refuse(self.measured_stamp, Code.CLOCK_JUMP, f"joint states {how}", now)
+                moved = self.guard.accepted is not None  # before that, as when a world is reset, nothing depends on it
+                self.restart()
+                self.jumped = (Code.CLOCK_JUMP, f"joint states {how}; the episode cannot go on") if moved else None
+        if rejection := self.encoders.judge(stamp, measured):
+            return answers + self._refuse(self.measured_stamp, *rejection, now)
         self.measured, self.measured_stamp, self.measured_at = measured, stamp, now
         return answers + self._judge_all(JOINT_STATES, cdr, now)
 
@@ -219,16 +255,21 @@ class Sentry:
         """The answer to an action whose parts are there, or will not come any more."""
         came = self.came.pop(aligned.stamp, now)
         self.came = {stamp: at for stamp, at in self.came.items() if stamp > aligned.stamp}
-        command = self._command(aligned, measured, 0.0 if self.watch.patient else now - came)
+        if now - self.flooded < FLOOD * self.contract.period:  # none of a flood is the one that was meant
+            command = self.guard.hold(measured, self.gripper, Code.BURST, "too many messages came a moment ago")
+        else:
+            command = self._command(aligned, measured, 0.0 if self.watch.patient else now - came)
         if command.code.rejected:
             self.last_action = None
+            self.encoders.commanded(aligned.stamp, None)
         else:
             self.last_action, self.gripper, self.refused = now, command.gripper, {}
+            self.encoders.commanded(aligned.stamp, command.positions - measured)
         return Answer(aligned.stamp, command)
 
     def _command(self, aligned: Aligned, measured: Vector, waited: float) -> Command:
-        if self.stopped:
-            return self.guard.hold(measured, self.gripper, *self.stopped)
+        if broken := self.stopped or self.jumped:
+            return self.guard.hold(measured, self.gripper, *broken)
         tick = self.actions.read(aligned)
         absent = [name for name in self.actions.keys if name not in tick.values]
         if absent:
@@ -261,6 +302,7 @@ class Sentry:
 
     def _hold(self, code: Code, detail: str) -> list[Answer]:
         self.last_action = None
+        self.encoders.commanded(self.measured_stamp, None)
         if self.measured is None:
             return []
         return [Answer(self.measured_stamp, self.guard.hold(self.measured, self.gripper, code, detail))]
@@ -300,6 +342,7 @@ def _burst(sentry: Sentry, arrival: Arrival) -> motion.Rejection | None:
         arrived.popleft()
     if sentry.watch.patient or len(arrived) <= sentry.watch.burst:
         return None
+    sentry.flooded = arrival.now
     return Code.BURST, f"{len(arrived)} messages on {arrival.topic} within {period:g} s"
 
 

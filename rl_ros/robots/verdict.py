@@ -45,10 +45,13 @@ class Code(Enum):
     SECOND_PUBLISHER = "second_publisher"
     JOINT_STATE_INVALID = "joint_state_invalid"
     JOINT_STATES_STALE = "joint_states_stale"
+    JOINT_STATES_FROZEN = "joint_states_frozen"
     CLOCK_JUMP = "clock_jump"
     EMERGENCY_STOP = "emergency_stop"
     HEARTBEAT_LOST = "heartbeat_lost"
     WATCHDOG = "watchdog"
+    BETWEEN_EPISODES = "between_episodes"
+    FAILED = "guard_failed"
 
     @property
     def rejected(self) -> bool:

@@ -1,5 +1,6 @@
 """What can stand behind the policy node: a policy bundle or a task's scripted expert."""
 
+import time
 from pathlib import Path
 from typing import Protocol
 
@@ -7,8 +8,12 @@ import numpy as np
 
 from rl_ros.contract import Contract
 from rl_ros.episodes.assemble import Tick
+from rl_ros.errors import UserError
 from rl_ros.tasks.task import Expert
 from rl_ros.training.bundle import load_bundle
+
+WARM_UP = 3
+"""Actions before a learned policy goes to work."""
 
 
 class Actor(Protocol):
@@ -42,19 +47,42 @@ class ExpertActor:
 
 
 class BundleActor:
-    """A learned policy.
+    """A learned policy, verified and warm: its files, its contract and its answer to its own sample are as they should.
+
+    Args:
+        directory: of the bundle.
+        contract: the live one.
+        deadline: s that an action may take at most; 0 does not look at the time.
 
     Raises:
-        UserError: the bundle is missing, damaged, or was trained under another contract.
+        UserError: the bundle is missing or damaged, was trained under another contract, answers otherwise than when it
+            was exported, or is too slow.
     """
 
     privileged = False
 
-    def __init__(self, directory: str, contract: Contract) -> None:
-        bundle = load_bundle(Path(directory))
-        bundle.require(contract)
-        self.policy = bundle.policy()
+    def __init__(self, directory: str, contract: Contract, deadline: float = 0.0) -> None:
+        self.bundle = load_bundle(Path(directory))
+        self.bundle.require(contract)
+        self.policy = self.bundle.policy()
         self._keys = tuple(contract.observation)
+        seconds = self._warm_up(contract)
+        if 0 < deadline < seconds:
+            raise UserError(
+                f"{directory}: an action takes {seconds:.3f} s, longer than the control period of {deadline:g} s; "
+                "train a smaller network, or lower control_rate in the contract."
+            )
+
+    def _warm_up(self, contract: Contract) -> float:
+        """Act on zeros a few times; the shortest time in s. The first answers are the slowest ones."""
+        keys = contract.observation | {"desired_goal": contract.goal.desired_goal}
+        nothing = Tick(0, {name: np.zeros(key.shape, key.dtype) for name, key in keys.items()})
+        fastest = np.inf
+        for _ in range(WARM_UP):
+            began = time.perf_counter()
+            self.act(nothing)
+            fastest = min(fastest, time.perf_counter() - began)
+        return fastest
 
     def reset(self, seed: int) -> None:
         """Nothing to do: a learned policy answers each observation by itself."""

@@ -1,11 +1,13 @@
-"""What a policy is on disk: a directory of three files, and nothing in it is ever unpickled.
+"""What a policy is on disk: a directory of four files, and nothing in it is ever unpickled.
 
 - `policy.onnx`: what the robot runs, with onnxruntime. Its inputs are one observation exactly as the contract
   describes it (raw pixels, metres) and, where the policy sees goals, `desired_goal`; its output is the action in the
   contract's units. Normalisation is inside the graph, so there is none to get wrong outside.
 - `weights.safetensors`: every tensor that training resumes from.
+- `sample.safetensors`: one observation, and what torch answered to it when the policy was exported. Whoever loads the
+  policy gives it the same observation and expects the same answer.
 - `bundle.json`: contract, algorithm, configuration, normalisation, versions, metrics, source episodes, and the
-  SHA-256 of the other two.
+  SHA-256 of the other three.
 
 Only `save_bundle` needs torch; a robot that loads bundles does not have it.
 """
@@ -37,6 +39,9 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 POLICY, WEIGHTS, DESCRIPTION = "policy.onnx", "weights.safetensors", "bundle.json"
+SAMPLE = "sample.safetensors"
+ANSWERS = "action"
+"""Name of torch's answers among the tensors of the sample, (n, A): several where it found them equally good."""
 DESIRED_GOAL = "desired_goal"
 """Name of the goal among the inputs of `policy.onnx`."""
 TOLERANCE = 1e-5
@@ -92,6 +97,8 @@ class Bundle:
     """`policy.onnx`."""
     weights: bytes
     """`weights.safetensors`."""
+    sample: bytes | None
+    """`sample.safetensors`; None in a bundle that was made before there were any."""
 
     def require(self, contract: Contract) -> None:
         """Refuse to run, or to train on, under another contract than the bundle's.
@@ -103,8 +110,33 @@ class Bundle:
             raise UserError(f"{self.directory}: this policy was trained under another contract: {found}.")
 
     def policy(self) -> OnnxPolicy:
-        """The policy, ready to run."""
-        return OnnxPolicy(self.model, self.contract)
+        """The policy, ready to run; it has answered the sample of the bundle, and so is warm.
+
+        Raises:
+            UserError: it cannot be run, or does not answer the sample as it did when it was exported.
+        """
+        try:
+            policy = OnnxPolicy(self.model, self.contract)
+        except Exception as error:  # noqa: BLE001  (onnxruntime raises classes of its own, without a common base)
+            raise UserError(f"{self.directory / POLICY}: cannot be run: {error}.") from error
+        if self.sample is not None:
+            self._compare(policy, self.sample)
+        return policy
+
+    def _compare(self, policy: OnnxPolicy, sample: bytes) -> None:
+        where = self.directory / SAMPLE
+        try:
+            values = safetensors.numpy.load(sample)
+            answers = values.pop(ANSWERS)
+            action = policy.act(values, values.pop(DESIRED_GOAL))
+            error = _difference(action, answers, self.contract)
+        except Exception as problem:  # noqa: BLE001  (as above)
+            raise UserError(f"{where}: the policy cannot answer its own sample: {problem}.") from problem
+        if not error <= TOLERANCE:
+            raise UserError(
+                f"{where}: the policy does not answer as it did when it was exported: another action by {error:.1e} of "
+                f"its range, allowed are {TOLERANCE:.0e}; export the bundle again, or compare versions of onnxruntime."
+            )
 
     def state(self) -> dict[str, np.ndarray]:
         """The tensors that training resumes from, by name."""
@@ -132,9 +164,10 @@ def load_bundle(directory: str | Path) -> Bundle:
             f"{directory}: a policy bundle of format {version!r}; this version of rl_ros reads format {FORMAT}."
         )
     files = {}
-    for name in (POLICY, WEIGHTS):
+    hashes = data.get("sha256", {})
+    for name in (POLICY, WEIGHTS, *([SAMPLE] if SAMPLE in hashes else [])):
         files[name] = _read(directory / name)
-        if hashlib.sha256(files[name]).hexdigest() != data.get("sha256", {}).get(name):
+        if hashlib.sha256(files[name]).hexdigest() != hashes.get(name):
             raise UserError(
                 f"{directory / name}: damaged (its SHA-256 is not the one saved); copy or train the bundle again."
             )
@@ -150,6 +183,7 @@ def load_bundle(directory: str | Path) -> Bundle:
             source_episodes=tuple(data["source_episodes"]),
             model=files[POLICY],
             weights=files[WEIGHTS],
+            sample=files.get(SAMPLE),
         )
     except KeyError as error:
         raise UserError(f"{directory / DESCRIPTION}: damaged ({error} is missing); train the bundle again.") from error
@@ -183,9 +217,9 @@ def save_bundle(
     directory = Path(directory)
     directory.parent.mkdir(parents=True, exist_ok=True)
     model = _export(policy_module, contract)
-    _check(model, policy_module, contract, normalisation)
+    sample = _check(model, policy_module, contract, normalisation)
     tensors = {name: np.ascontiguousarray(tensor.detach().cpu().numpy()) for name, tensor in state_tensors.items()}
-    weights = safetensors.numpy.save(tensors)
+    files = {POLICY: model, WEIGHTS: safetensors.numpy.save(tensors), SAMPLE: safetensors.numpy.save(sample)}
     description = {
         "format": FORMAT,
         "algorithm": algorithm_name,
@@ -195,13 +229,13 @@ def save_bundle(
         "metrics": dict(metrics),
         "source_episodes": list(source_episodes),
         "versions": {"rl_ros": __version__} | {name: metadata.version(name) for name in ("torch", "onnxruntime")},
-        "sha256": {POLICY: hashlib.sha256(model).hexdigest(), WEIGHTS: hashlib.sha256(weights).hexdigest()},
+        "sha256": {name: hashlib.sha256(content).hexdigest() for name, content in files.items()},
     }
     # Written beside its place and renamed into it: a reader finds a whole bundle or none.
     unfinished = Path(tempfile.mkdtemp(prefix=f".{directory.name}-", dir=directory.parent))
     try:
-        (unfinished / POLICY).write_bytes(model)
-        (unfinished / WEIGHTS).write_bytes(weights)
+        for name, content in files.items():
+            (unfinished / name).write_bytes(content)
         (unfinished / DESCRIPTION).write_text(json.dumps(description, indent=1) + "\n")
         unfinished.chmod(0o755)
         if directory.exists():
@@ -249,9 +283,17 @@ def _export(policy_module: torch.nn.Module, contract: Contract) -> bytes:
     return file.getvalue()
 
 
-def _check(model: bytes, policy_module: torch.nn.Module, contract: Contract, normalisation: Statistics) -> None:
-    """Refuse a graph that does not compute what the policy computes, on random observations like those of training."""
+def _check(
+    model: bytes, policy_module: torch.nn.Module, contract: Contract, normalisation: Statistics
+) -> dict[str, np.ndarray]:
+    """Refuse a graph that does not compute what the policy computes, on random observations like those of training.
+
+    Returns:
+        The first of them, with what torch answered: the bundle's sample.
+    """
     import torch
+
+    sample: dict[str, np.ndarray] = {}
 
     generator = np.random.default_rng(0)
     policy = OnnxPolicy(model, contract)
@@ -273,12 +315,21 @@ def _check(model: bytes, policy_module: torch.nn.Module, contract: Contract, nor
         action = policy.act(values, values[DESIRED_GOAL])
         if not np.isfinite(expected).all():
             raise UserError("the trained policy gives actions that are not finite; train with a smaller learning_rate.")
-        error = np.min(np.max(np.abs(action - expected) / (contract.action_high - contract.action_low), axis=1))
+        error = _difference(action, expected, contract)
         if not error <= TOLERANCE:
             raise UserError(
                 f"the exported policy differs from the trained one by {error:.1e} of the action's range, more than "
                 f"{TOLERANCE:.0e}; no bundle was written."
             )
+        if not sample:
+            sample = values | {ANSWERS: np.ascontiguousarray(expected, np.float32)}
+    return sample
+
+
+def _difference(action: np.ndarray, answers: np.ndarray, contract: Contract) -> float:
+    """How far an action (A,) is from the nearest of the answers (n, A), as a share of each action's range."""
+    share = np.abs(action - answers) / (contract.action_high - contract.action_low)
+    return float(np.min(np.max(share, axis=1)))
 
 
 def _read(path: Path) -> bytes:
