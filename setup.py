@@ -11,10 +11,12 @@ NODES = (
     "episode_manager",
     "goal",
     "goal_encoder",
+    "operator",
     "policy",
     "recorder",
     "replay",
     "reward",
+    "tool_state",
     "trainer",
 )
 EXECUTABLES = (*NODES, "compose")

@@ -19,6 +19,10 @@ from rl_ros.resources import share_directory
 FORMAT = 1
 
 Alignment = Literal["latest", "exact", "held", "nearest", "window"]
+ACTORS = ("policy", "human", "scripted")
+"""Who may have chosen an action."""
+ACTOR_TOPIC = "/policy/actor"
+"""Where each tick says whose action it is: a named vector with 1 for one of them and 0 for the others."""
 IMAGES = ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage")
 
 
@@ -278,6 +282,18 @@ class Contract:
             )
             for name in ("reward", "success", "terminated", "truncated")
         }
+
+    @property
+    def actor_key(self) -> Key:
+        """Who chose the action of a tick: 1 for one of `ACTORS`."""
+        return Key(
+            ACTOR_TOPIC,
+            "sensor_msgs/msg/JointState",
+            "position",
+            (len(ACTORS),),
+            names=ACTORS,
+            alignment="exact",
+        )
 
     def recorded_topics(self) -> dict[str, Recorded]:
         """Every topic that belongs in a bag of this contract, by name, in a fixed order."""

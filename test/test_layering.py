@@ -20,7 +20,7 @@ LAYERS = (
     {"bringup"},
     {"graph"},
     {"networks"},
-    {"contract"},
+    {"contract", "robot"},
     {"schema", "resources", "errors", ""},
 )
 """Top to bottom. The empty name is the package itself, which holds the version."""

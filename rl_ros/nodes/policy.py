@@ -58,6 +58,7 @@ class Policy(Node):
                 self.trace.note(tick.stamp, {**tick.values, "action": action})
             for topic, cdr in messages.action_cdrs(self.contract, tick.stamp, action).items():
                 self.send(topic, cdr)
+            self.send("policy/actor", messages.actor_cdr(tick.stamp, self.actor.name))
 
     def on_event(self, cdr: bytes) -> None:
         """Episodes begin and end."""

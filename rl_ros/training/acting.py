@@ -14,6 +14,8 @@ from rl_ros.training.bundle import load_bundle
 class Actor(Protocol):
     """Answers a tick with an action."""
 
+    name: str
+    """One of `contract.ACTORS`, for the record."""
     privileged: bool
     """Whether it needs auxiliary values."""
 
@@ -27,6 +29,7 @@ class Actor(Protocol):
 class ExpertActor:
     """A scripted expert."""
 
+    name = "scripted"
     privileged = True
 
     def __init__(self, expert: Expert) -> None:
@@ -48,6 +51,7 @@ class BundleActor:
         UserError: the bundle is missing, damaged, or was trained under another contract.
     """
 
+    name = "policy"
     privileged = False
 
     def __init__(self, directory: str, contract: Contract) -> None:
@@ -74,7 +78,7 @@ class ExploringActor:
     """
 
     def __init__(self, actor: Actor, contract: Contract, share: float) -> None:
-        self.actor, self.share, self.privileged = actor, share, actor.privileged
+        self.actor, self.share, self.privileged, self.name = actor, share, actor.privileged, actor.name
         self._low, self._high, self._discrete = contract.action_low, contract.action_high, contract.action_discrete
         self._rng = np.random.default_rng(0)
 
