@@ -356,6 +356,8 @@ def resolve(graph: Graph, given: Mapping[str, str]) -> ResolvedGraph:
         raise UserError(
             f"graph {graph.name}: robot:={values['robot']}: config/robots/{robot.name}.yaml says no topics for it."
         )
+    if drivers and values.get("lockstep") == "true":
+        raise UserError(f"graph {graph.name}: lockstep:=true: a real arm does not wait, nor does Gazebo's.")
     if robot:
         values |= robot.values()
     processes: dict[str, list[ResolvedNode]] = {}

@@ -1,5 +1,7 @@
-"""An arm behind ros2_control, for tests: `python test/fake_arm.py ROBOT`. Two trajectory controllers, the broadcaster of
-joint states at 100 Hz, and hardware that follows with a lag. It prints one JSON line each time its figures change.
+"""An arm behind ros2_control, for tests: `python test/fake_arm.py ROBOT`.
+
+Two trajectory controllers, the broadcaster of joint states at 100 Hz, and hardware that follows with a lag. It prints one
+JSON line each time its figures change.
 """
 
 import json
@@ -50,7 +52,9 @@ class FakeArm(rclpy.node.Node):
             )  # fmt: skip
         self.states = self.create_publisher(JointState, "/joint_states", 10)
         # What control_msgs/JointTrajectoryControllerState would tell: PyPI does not have that package.
-        self.state = self.create_publisher(JointState, topics["controllers/arm"].replace("joint_trajectory", "error"), 1)
+        self.state = self.create_publisher(
+            JointState, topics["controllers/arm"].replace("joint_trajectory", "error"), 1
+        )
         self.create_timer(PERIOD, self.on_time, clock=Clock(clock_type=ClockType.STEADY_TIME))
 
     def on_command(self, part: str, cdr: bytes) -> None:

@@ -1,9 +1,9 @@
 """A joint_trajectory_controller as its documentation describes it: what it accepts, follows and gives up.
 
 Written from the documented interface of ros2_controllers: command interface position, state interface position;
-parameters `constraints` (trajectory, goal, goal_time), `cmd_timeout`, `allow_nonzero_velocity_at_trajectory_end` (false),
-`allow_partial_joints_goal` (false), `interpolate_from_desired_state` and `positions_upsampling`. Like the real one it does
-not look whether numbers are finite.
+parameters `constraints` (trajectory, goal, goal_time), `cmd_timeout`, `allow_nonzero_velocity_at_trajectory_end`
+(false), `allow_partial_joints_goal` (false), `interpolate_from_desired_state` and `positions_upsampling`. Like the real
+one it does not look whether numbers are finite.
 """
 
 from dataclasses import dataclass, field

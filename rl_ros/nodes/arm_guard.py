@@ -5,7 +5,6 @@ import math
 from std_srvs.srv import Trigger
 
 from rl_ros.episodes import messages
-from rl_ros.errors import UserError
 from rl_ros.nodes.base import Node, steady
 from rl_ros.robots.arm import Arm
 from rl_ros.robots.homing import Homing
@@ -35,10 +34,6 @@ class ArmGuard(Node):
     def __init__(self) -> None:
         super().__init__("arm_guard")
         settings, self.arm = self.settings, Arm(self.settings["arm"])
-        if settings["controllers"] and settings["lossless"]:
-            raise UserError(
-                "node arm_guard: lockstep is for simulated arms: a real one does not wait; lockstep:=false."
-            )
         disabled = parse_disabled(settings["disabled_checks"])
         watch = Watch(
             settings["joint_state_age"], settings["watchdog"], settings["burst"], settings["heartbeat"],
