@@ -13,9 +13,11 @@ NODES = (
     "goal_encoder",
     "operator",
     "policy",
+    "probe",
     "recorder",
     "replay",
     "reward",
+    "sample_camera",
     "tool_state",
     "trainer",
 )

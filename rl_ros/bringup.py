@@ -159,6 +159,15 @@ class Supervisor:
             self.output(f"{prefix} {line.rstrip()}")
 
 
+def domain_is_taken() -> bool:
+    """Whether a graph of rl_ros runs on this ROS domain."""
+    try:
+        _lock_domain().close()
+    except UserError:
+        return True
+    return False
+
+
 def _lock_domain() -> IO[str]:
     domain = os.environ.get("ROS_DOMAIN_ID", "0")
     path = Path(tempfile.gettempdir()) / f"rl_ros_domain_{domain}.lock"

@@ -1,7 +1,7 @@
 """An arm behind ros2_control, for tests: `python test/fake_arm.py ROBOT`.
 
-Two trajectory controllers, the broadcaster of joint states at 100 Hz, and hardware that follows with a lag. It prints one
-JSON line each time its figures change.
+Two trajectory controllers, the broadcaster of joint states at 100 Hz, and hardware that follows with a lag. It prints
+one JSON line each time its figures change.
 """
 
 import json

@@ -234,9 +234,14 @@ def test_a_dry_run_moves_nothing_and_shows_what_it_would(tmp_path: Path) -> None
         "episodes:=1",
         "episode_length:=20",
     ]
+    check = [*command[:3], "preflight", "reach", "robot:=real", f"bags:={bags}", "--seconds", "1"]
     with fake_arm("panda", log):
+        checked = subprocess.run(check, capture_output=True, text=True, timeout=90, check=False)
         done = subprocess.run([*command, f"bags:={bags}"], capture_output=True, text=True, timeout=90, check=False)
     told = figures(log)
+    # Before anything moves: whatever the graph needs is there.
+    assert checked.returncode == 0, checked.stdout
+    assert json.loads(checked.stdout.splitlines()[-1])["failure"] == 0
     assert done.returncode == 0, done.stdout
     assert "controllers: False" in done.stdout  # the graph, as always
     assert "would move the joints by" in done.stdout
