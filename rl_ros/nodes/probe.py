@@ -34,6 +34,8 @@ class Probe(Node):
                 message_class(kind), topic, lambda cdr, topic=topic: self.on_message(topic, cdr), ANY, raw=True
             )
         self.began = self.newest = steady()
+        self.listens = bool(self.settings["frames"])
+        """Whether whoever is to be found has been found, or has had the time to be."""
         self.steady_timer(0.05, self.on_time)
 
     def on_frame(self, cdr: bytes) -> None:
@@ -42,6 +44,8 @@ class Probe(Node):
 
     def on_message(self, topic: str, cdr: bytes) -> None:
         """A message on one of the topics."""
+        if not self.listens:
+            return
         found, now = self.found[topic], self.get_clock().now().nanoseconds
         stamp = messages.stamp_of(cdr) if messages.is_stamped(self.kinds[topic]) else now
         found.setdefault("first", steady())
@@ -52,6 +56,11 @@ class Probe(Node):
 
     def on_time(self) -> None:
         """Write what was found once the time is over, or once no image came for half a second."""
+        if not self.listens:
+            there = [self.count_publishers(topic) or self.count_subscribers(topic) > 1 for topic in self.kinds]
+            self.listens = all(there) or steady() - self.began > self.settings["patience"]
+            self.began = steady() if self.listens else self.began
+            return
         wanted, waited = self.settings["frames"], steady() - self.newest
         over = steady() - self.began > self.settings["seconds"]
         if wanted:
