@@ -4,6 +4,7 @@ The contract is read by the live nodes, by bag ingestion and by the trainer; it 
 bag and every policy bundle. This is the ground floor: it imports nothing but the reader of YAML.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -17,6 +18,8 @@ from rl_ros.errors import UserError
 from rl_ros.resources import share_directory
 
 FORMAT = 1
+LARGEST = 1 << 28
+"""Numbers of one key: more than any sensor gives, and few enough to be held."""
 
 Alignment = Literal["latest", "exact", "held", "nearest", "window"]
 ACTORS = ("policy", "human", "scripted")
@@ -115,6 +118,8 @@ class Key:
             raise ValueError("invalid: only for images of encoding depth.")
         if len(set(self.names)) < len(self.names):
             raise ValueError(f"names: each may be there once, got {list(self.names)}.")
+        if math.prod(self.shape) > LARGEST:
+            raise ValueError(f"shape: expected at most {LARGEST} numbers, got {list(self.shape)}.")
         if min(self.shape, default=0) < 1:
             raise ValueError(f"shape: expected positive sizes, got {list(self.shape)}.")
         if self.max_age <= 0:

@@ -259,7 +259,7 @@ def _segments(bag: Bag, contract: Contract, cuts: Cuts) -> list[Segment]:
                 segments.append(Segment(event.stamp, *known, seed))
         if events:
             return sorted(segments, key=lambda segment: segment.start)
-    return [Segment(seed=int(bag.metadata.get("seed", "0")))]
+    return [Segment(seed=bag.seed)]
 
 
 def _marks(bag: Bag, topic: str) -> list[tuple[int, bool]]:
@@ -394,7 +394,7 @@ class _Builder:
         self._read()
         bag, contract = self._bag, self._contract
         # In real time the camera goes on while the end is announced.
-        last = int(bag.outcome.get("end", 1 << 62)) if not cut else 1 << 62
+        last = bag.end if bag.end is not None and not cut else 1 << 62
         end, is_last = min(self._segment.end, last), last <= self._segment.end
         stamps = np.array(self._stamps, np.int64)
         count = int(np.searchsorted(stamps, end, side="right"))
