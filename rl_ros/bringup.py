@@ -40,6 +40,8 @@ def parameters_yaml(nodes: Sequence[ResolvedNode]) -> str:
 def ros_arguments(nodes: Sequence[ResolvedNode], parameter_file: Path) -> list[str]:
     """What follows `--ros-args` for a process of these nodes."""
     arguments = ["--params-file", str(parameter_file)]
+    if os.environ.get("ROS_SECURITY_ENABLE", "").lower() == "true":  # as in config/security; a file is a process
+        arguments += ["--enclave", f"/rl_ros/{parameter_file.stem}"]
     for node in nodes:
         for old, new in node.remaps.items():
             arguments += ["-r", f"{node.name}:{old}:={new}"]
@@ -47,10 +49,16 @@ def ros_arguments(nodes: Sequence[ResolvedNode], parameter_file: Path) -> list[s
 
 
 def environment() -> dict[str, str]:
-    """The environment of every process: this one's, and what Fast DDS and the numeric libraries need."""
+    """The environment of every process: this one's, and what Fast DDS and the numeric libraries need.
+
+    Nobody beyond this machine is listened to, unless ROS_AUTOMATIC_DISCOVERY_RANGE or ROS_STATIC_PEERS say so.
+    """
+    reach = os.environ.get("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
+    alone = reach in ("LOCALHOST", "OFF") and not os.environ.get("ROS_STATIC_PEERS")
+    profile = "config/fastdds.xml" if alone else "config/fastdds_network.xml"
     defaults = {
         "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST",
-        "FASTDDS_DEFAULT_PROFILES_FILE": str(share_file("config/fastdds.xml")),
+        "FASTDDS_DEFAULT_PROFILES_FILE": str(share_file(profile)),
         "OMP_NUM_THREADS": "1",
     }
     return {**defaults, **os.environ, "PYTHONUNBUFFERED": "1"}
