@@ -17,6 +17,7 @@ from typing import IO, Any
 
 import yaml
 
+from rl_ros import gazebo
 from rl_ros.errors import UserError
 from rl_ros.graph import ResolvedGraph, ResolvedNode, load_graph, resolve
 from rl_ros.resources import share_file
@@ -204,6 +205,30 @@ def clean_shared_memory(directory: Path = Path("/dev/shm")) -> None:
                 lock.with_name(name).unlink(missing_ok=True)
 
 
+def gazebo_description() -> Any:
+    """Gazebo with the arm, its controllers and the bridge, for `ros2 launch`."""
+    from launch.actions import ExecuteProcess
+    from launch_ros.actions import Node
+
+    from launch import LaunchDescription  # type: ignore[attr-defined]
+
+    actions: list[Any] = []
+    for name, process in gazebo.processes().items():
+        if process.command:
+            actions.append(ExecuteProcess(cmd=list(process.command), name=name, output="screen"))
+        else:
+            actions.append(
+                Node(
+                    package=process.package,
+                    executable=process.executable,
+                    arguments=list(process.arguments),
+                    parameters=[process.parameters] if process.parameters else [],
+                    output="screen",
+                )
+            )
+    return LaunchDescription(actions)
+
+
 def launch_description(graph_name: str) -> Any:
     """The same graph for `ros2 launch`: one launch argument per graph argument, one action per process."""
     from launch.actions import (
@@ -225,7 +250,7 @@ def launch_description(graph_name: str) -> Any:
         given = {key: context.launch_configurations[key] for key in graph.arguments}
         resolved = resolve(graph, given)
         directory = Path(tempfile.mkdtemp(prefix="rl_ros_"))
-        actions: list[Any] = []
+        actions: list[Any] = [gazebo_description()] if given.get("robot") == "gazebo" else []
         for name, nodes in resolved.processes.items():
             parameter_file = directory / f"{name}.yaml"
             parameter_file.write_text(parameters_yaml(nodes))

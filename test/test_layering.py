@@ -17,7 +17,7 @@ LAYERS = (
     {"algorithms"},
     {"robots"},
     {"episodes"},
-    {"bringup", "permissions"},
+    {"bringup", "permissions", "gazebo"},
     {"graph"},
     {"networks"},
     {"contract", "robot"},

@@ -52,7 +52,7 @@ def air() -> dict[str, dict[str, Any]]:
 
 def evidence(**arguments: str) -> Evidence:
     graph = resolve(load_graph("grasp"), {"robot": "real", "policy": "", **arguments})
-    return Evidence(graph, environment(), True, air(), (30, 30))
+    return Evidence(graph, environment(), True, air(), False, (30, 30))
 
 
 def findings(given: Evidence) -> list[Finding]:

@@ -71,7 +71,7 @@ def test_both_profiles_differ_in_nothing_but_the_interfaces() -> None:
     alone, network = (ElementTree.parse(share_directory() / "config" / name).getroot() for name in (
         "fastdds.xml", "fastdds_network.xml",
     ))  # fmt: skip
-    for transport in list(alone.iter("{*}transport_descriptor")):
+    for transport in alone.findall(".//{*}transport_descriptor"):
         for whitelist in transport.findall("{*}interfaceWhiteList"):
             transport.remove(whitelist)
 

@@ -37,14 +37,14 @@ def run(options: argparse.Namespace) -> int:
     """Run the command."""
     arguments = parse_arguments(options.arguments)
     graph = resolve(load_graph(options.graph), arguments)
-    real = arguments.get("robot", "pybullet") != "pybullet"
+    real, simulated_clock = arguments.get("robot", "pybullet") != "pybullet", arguments.get("robot") == "gazebo"
     contract = str(graph.nodes[0].parameters["contract"])
     seen = _probe(contract, {"frames": FRAMES, "seconds": 10.0}, with_camera=True)
     air: dict[str, Any] = {}
     if real:
-        topics = " ".join(f"{topic}={kind}" for topic, kind in probed(graph).items())
+        topics = " ".join(f"{topic}={kind}" for topic, kind in probed(graph, simulated_clock).items())
         air = _probe(contract, {"topics": topics, "seconds": options.seconds})["topics"]
-    evidence = Evidence(graph, environment(), real, air, (seen["frames"], FRAMES))
+    evidence = Evidence(graph, environment(), real, air, simulated_clock, (seen["frames"], FRAMES))
     findings = [finding for check in CHECKS for finding in check(evidence)]
     _show(options.graph, findings)
     counts = Counter(finding.status for finding in findings)

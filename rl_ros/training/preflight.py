@@ -61,6 +61,8 @@ class Evidence:
     """Whether the arm is not simulated by the graph itself."""
     air: Mapping[str, Any] = field(default_factory=dict)
     """By topic what the probe found; empty where there was nothing to probe."""
+    simulated_clock: bool = False
+    """Whether the arm's time is that of a simulator beside the graph."""
     frames: tuple[int, int] | None = None
     """Images of 640x480 that came from one process to another, and how many were sent."""
 
@@ -95,12 +97,11 @@ def commanded(graph: ResolvedGraph) -> dict[str, Endpoint]:
     }
 
 
-def probed(graph: ResolvedGraph) -> dict[str, str]:
+def probed(graph: ResolvedGraph, simulated_clock: bool) -> dict[str, str]:
     """Name and type of each topic that the probe is to look at."""
     heard = {topic: listeners[0][1].type for topic, listeners in expected(graph).items()}
     told = {topic: endpoint.type for topic, endpoint in commanded(graph).items()}
-    clocks = {"/clock": "rosgraph_msgs/msg/Clock"} if any(n.parameters["use_sim_time"] for n in graph.nodes) else {}
-    return heard | told | clocks
+    return heard | told | ({"/clock": "rosgraph_msgs/msg/Clock"} if simulated_clock else {})
 
 
 def check_domain(evidence: Evidence) -> Iterator[Finding]:
@@ -118,16 +119,14 @@ def check_domain(evidence: Evidence) -> Iterator[Finding]:
 
 def check_clock(evidence: Evidence) -> Iterator[Finding]:
     """Who needs /clock has it, and stamps are of this machine's clock."""
-    simulated = [node.name for node in evidence.graph.nodes if node.parameters["use_sim_time"]]
     if not evidence.real:
         yield Finding("clock", "ok", "the simulation publishes /clock")
         return
-    if simulated and not evidence.air.get("/clock", {}).get("messages"):
-        found = f"{', '.join(simulated)} use simulated time and nobody publishes /clock"
-        yield Finding("clock", "failure", found, "start the simulator")
-        return
-    if simulated:
-        yield Finding("clock", "ok", "/clock ticks")
+    if evidence.simulated_clock:
+        if evidence.air.get("/clock", {}).get("messages"):
+            yield Finding("clock", "ok", "/clock ticks")
+        else:
+            yield Finding("clock", "failure", "nobody publishes /clock", "start the simulator, and its bridge")
         return
     for topic, found in evidence.air.items():
         ages = found.get("ages")
