@@ -19,7 +19,8 @@ from rl_ros.episodes.messages import decode, stamp_of, status_of
 from rl_ros.errors import UserError
 from rl_ros.graph import load_graph, resolve
 from rl_ros.robot import Robot
-from rl_ros.robots.arm import Arm
+from rl_ros.robots.arm import Arm, quaternion
+from rl_ros.robots.cadence import Cadence
 from rl_ros.robots.guard import Guard, Request
 from rl_ros.robots.homing import Homing
 from rl_ros.robots.verdict import Code, Limits
@@ -125,6 +126,10 @@ def test_the_ur5e_is_where_its_published_parameters_say() -> None:
         np.testing.assert_allclose(rotation, pose[:3, :3], atol=1e-9)
 
 
+def test_a_rotation_as_a_quaternion() -> None:
+    np.testing.assert_allclose(np.abs(quaternion(Arm.down())), [1.0, 0.0, 0.0, 0.0], atol=1e-12)
+
+
 def homing(arm: Arm) -> Homing:
     return Homing(arm, Limits.shipped(), 0.1, speed=0.5)
 
@@ -169,6 +174,15 @@ def test_an_arm_that_does_not_follow_or_would_hit_the_table_is_not_brought_home(
     assert isinstance(target, tuple)
     assert target[0] is Code.TABLE
     assert arm.forward(measured)[0][2] > -0.01
+
+
+def test_ticks_are_regular_and_never_hurried_after_a_gap() -> None:
+    cadence = Cadence(50)
+    assert [stamp for stamp in range(0, 401, 4) if cadence.picks(stamp)] == [0, 52, 100, 152, 200, 252, 300, 352, 400]
+    late = [0, 50, 139, 150, 160, 180, 200, 210, 250]
+    cadence = Cadence(50)
+    assert [stamp for stamp in late if cadence.picks(stamp)] == [0, 50, 139, 180, 250]
+    assert cadence.picks(3)  # a clock that was set back
 
 
 def test_the_topics_of_the_drivers_reach_every_node_and_a_dry_run_has_none_of_the_controllers() -> None:

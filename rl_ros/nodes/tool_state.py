@@ -7,6 +7,7 @@ from rl_ros.episodes import messages
 from rl_ros.errors import UserError
 from rl_ros.nodes.base import Node
 from rl_ros.robots.arm import Arm, quaternion
+from rl_ros.robots.cadence import Cadence
 
 POSE, TWIST = "tool/pose", "tool/twist"
 
@@ -27,11 +28,9 @@ class ToolState(Node):
         self.positions = Key("/joint_states", kind, "position", shape, "float64", "rad", names)
         self.velocities = Key("/joint_states", kind, "velocity", shape, "float64", "rad/s", names)
         reference = self.contract.observation[self.contract.reference].topic.lstrip("/")
-        self.period = {topic: round(1e9 / self.settings["rate"]) for topic in (POSE, TWIST)}
-        if reference in self.period:  # each of its messages is a tick
-            self.period[reference] = self.contract.period_ns
-        self.due = dict.fromkeys(self.period, 0)
-        """Stamp from which the next message is due, ns, by topic."""
+        self.cadence = {topic: Cadence(round(1e9 / self.settings["rate"])) for topic in (POSE, TWIST)}
+        if reference in self.cadence:  # each of its messages is a tick
+            self.cadence[reference] = Cadence(self.contract.period_ns)
         self.warned = False
         self.listen("joint_states", self.on_joints)
 
@@ -47,19 +46,9 @@ class ToolState(Node):
             return
         if not (np.isfinite(positions).all() and np.isfinite(velocities).all()):
             return  # the guard says so
-        if self.is_due(POSE, stamp):
+        if self.cadence[POSE].picks(stamp):
             position, rotation = self.arm.forward(positions)
             self.send(POSE, messages.pose_cdr(stamp, self.contract.frame, position, quaternion(rotation)))
-        if self.is_due(TWIST, stamp):
+        if self.cadence[TWIST].picks(stamp):
             twist = self.arm.jacobian(positions) @ velocities
             self.send(TWIST, messages.twist_cdr(stamp, self.contract.frame, twist[:3], twist[3:]))
-
-    def is_due(self, topic: str, stamp: int) -> bool:
-        """Whether a message with that stamp is to be sent; from one to the next it is a period, on average."""
-        period = self.period[topic]
-        if abs(stamp - self.due[topic]) > 2 * period:  # the first, or a clock that was set
-            self.due[topic] = stamp
-        if stamp < self.due[topic]:
-            return False
-        self.due[topic] += period
-        return True
