@@ -11,10 +11,14 @@ NODES = (
     "episode_manager",
     "goal",
     "goal_encoder",
+    "operator",
     "policy",
+    "probe",
     "recorder",
     "replay",
     "reward",
+    "sample_camera",
+    "tool_state",
     "trainer",
 )
 EXECUTABLES = (*NODES, "compose")

@@ -27,7 +27,6 @@ from rich.table import Table
 
 from rl_ros.contract import Contract
 from rl_ros.episodes import messages
-from rl_ros.resources import share_file
 from rl_ros.robots.arm import Arm
 from rl_ros.robots.sentry import Answer, Sentry, Watch
 from rl_ros.robots.verdict import Code, Command, Limits
@@ -436,7 +435,7 @@ def main() -> None:
     arguments = parser.parse_args()
     wanted = arguments.commands or (QUICK if arguments.quick else FULL)
     np.seterr(over="ignore")  # huge numbers become infinite as float32, which is what is to be seen
-    rng, arm = np.random.default_rng(arguments.seed), Arm(share_file("urdf/panda.urdf"))
+    rng, arm = np.random.default_rng(arguments.seed), Arm()
     shipped = Limits.shipped(ramp=0.0)
     # The table and the arm itself are out of reach of the shipped workspace.
     wide = Limits.shipped(ramp=0.5, workspace_low=(-0.5, -0.7, -0.2), workspace_high=(0.8, 0.7, 1.0))

@@ -17,6 +17,7 @@ from typing import IO, Any
 
 import yaml
 
+from rl_ros import gazebo
 from rl_ros.errors import UserError
 from rl_ros.graph import ResolvedGraph, ResolvedNode, load_graph, resolve
 from rl_ros.resources import share_file
@@ -40,6 +41,8 @@ def parameters_yaml(nodes: Sequence[ResolvedNode]) -> str:
 def ros_arguments(nodes: Sequence[ResolvedNode], parameter_file: Path) -> list[str]:
     """What follows `--ros-args` for a process of these nodes."""
     arguments = ["--params-file", str(parameter_file)]
+    if os.environ.get("ROS_SECURITY_ENABLE", "").lower() == "true":  # as in config/security; a file is a process
+        arguments += ["--enclave", f"/rl_ros/{parameter_file.stem}"]
     for node in nodes:
         for old, new in node.remaps.items():
             arguments += ["-r", f"{node.name}:{old}:={new}"]
@@ -47,10 +50,16 @@ def ros_arguments(nodes: Sequence[ResolvedNode], parameter_file: Path) -> list[s
 
 
 def environment() -> dict[str, str]:
-    """The environment of every process: this one's, and what Fast DDS and the numeric libraries need."""
+    """The environment of every process: this one's, and what Fast DDS and the numeric libraries need.
+
+    Nobody beyond this machine is listened to, unless ROS_AUTOMATIC_DISCOVERY_RANGE or ROS_STATIC_PEERS say so.
+    """
+    reach = os.environ.get("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
+    alone = reach in ("LOCALHOST", "OFF") and not os.environ.get("ROS_STATIC_PEERS")
+    profile = "config/fastdds.xml" if alone else "config/fastdds_network.xml"
     defaults = {
         "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST",
-        "FASTDDS_DEFAULT_PROFILES_FILE": str(share_file("config/fastdds.xml")),
+        "FASTDDS_DEFAULT_PROFILES_FILE": str(share_file(profile)),
         "OMP_NUM_THREADS": "1",
     }
     return {**defaults, **os.environ, "PYTHONUNBUFFERED": "1"}
@@ -165,6 +174,15 @@ class Supervisor:
             self.output(f"{prefix} {line.rstrip()}")
 
 
+def domain_is_taken() -> bool:
+    """Whether a graph of rl_ros runs on this ROS domain."""
+    try:
+        _lock_domain().close()
+    except UserError:
+        return True
+    return False
+
+
 def _lock_domain() -> IO[str]:
     domain = os.environ.get("ROS_DOMAIN_ID", "0")
     path = Path(tempfile.gettempdir()) / f"rl_ros_domain_{domain}.lock"
@@ -193,6 +211,30 @@ def clean_shared_memory(directory: Path = Path("/dev/shm")) -> None:
                 lock.with_name(name).unlink(missing_ok=True)
 
 
+def gazebo_description() -> Any:
+    """Gazebo with the arm, its controllers and the bridge, for `ros2 launch`."""
+    from launch.actions import ExecuteProcess
+    from launch_ros.actions import Node
+
+    from launch import LaunchDescription  # type: ignore[attr-defined]
+
+    actions: list[Any] = []
+    for name, process in gazebo.processes().items():
+        if process.command:
+            actions.append(ExecuteProcess(cmd=list(process.command), name=name, output="screen"))
+        else:
+            actions.append(
+                Node(
+                    package=process.package,
+                    executable=process.executable,
+                    arguments=list(process.arguments),
+                    parameters=[process.parameters] if process.parameters else [],
+                    output="screen",
+                )
+            )
+    return LaunchDescription(actions)
+
+
 def launch_description(graph_name: str) -> Any:
     """The same graph for `ros2 launch`: one launch argument per graph argument, one action per process."""
     from launch.actions import (
@@ -214,7 +256,7 @@ def launch_description(graph_name: str) -> Any:
         given = {key: context.launch_configurations[key] for key in graph.arguments}
         resolved = resolve(graph, given)
         directory = Path(tempfile.mkdtemp(prefix="rl_ros_"))
-        actions: list[Any] = []
+        actions: list[Any] = [gazebo_description()] if given.get("robot") == "gazebo" else []
         for name, nodes in resolved.processes.items():
             parameter_file = directory / f"{name}.yaml"
             parameter_file.write_text(parameters_yaml(nodes))

@@ -14,6 +14,7 @@ from rl_ros.errors import UserError
 
 COMMANDS = (
     "up",
+    "preflight",
     "goal",
     "collect",
     "ingest",

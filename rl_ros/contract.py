@@ -4,6 +4,7 @@ The contract is read by the live nodes, by bag ingestion and by the trainer; it 
 bag and every policy bundle. This is the ground floor: it imports nothing but the reader of YAML.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -17,8 +18,14 @@ from rl_ros.errors import UserError
 from rl_ros.resources import share_directory
 
 FORMAT = 1
+LARGEST = 1 << 28
+"""Numbers of one key: more than any sensor gives, and few enough to be held."""
 
 Alignment = Literal["latest", "exact", "held", "nearest", "window"]
+ACTORS = ("policy", "human", "scripted")
+"""Who may have chosen an action."""
+ACTOR_TOPIC = "/policy/actor"
+"""Where each tick says whose action it is: a named vector with 1 for one of them and 0 for the others."""
 IMAGES = ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage")
 
 
@@ -111,6 +118,8 @@ class Key:
             raise ValueError("invalid: only for images of encoding depth.")
         if len(set(self.names)) < len(self.names):
             raise ValueError(f"names: each may be there once, got {list(self.names)}.")
+        if math.prod(self.shape) > LARGEST:
+            raise ValueError(f"shape: expected at most {LARGEST} numbers, got {list(self.shape)}.")
         if min(self.shape, default=0) < 1:
             raise ValueError(f"shape: expected positive sizes, got {list(self.shape)}.")
         if self.max_age <= 0:
@@ -278,6 +287,18 @@ class Contract:
             )
             for name in ("reward", "success", "terminated", "truncated")
         }
+
+    @property
+    def actor_key(self) -> Key:
+        """Who chose the action of a tick: 1 for one of `ACTORS`."""
+        return Key(
+            ACTOR_TOPIC,
+            "sensor_msgs/msg/JointState",
+            "position",
+            (len(ACTORS),),
+            names=ACTORS,
+            alignment="exact",
+        )
 
     def recorded_topics(self) -> dict[str, Recorded]:
         """Every topic that belongs in a bag of this contract, by name, in a fixed order."""

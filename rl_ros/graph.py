@@ -10,12 +10,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast, get_args
 
 from rl_ros import schema
 from rl_ros.contract import Contract
 from rl_ros.errors import UserError
 from rl_ros.resources import share_directory, share_file
+from rl_ros.robot import Place, Robot
 
 ParameterType = Literal["string", "bool", "integer", "double", "double_array"]
 Value = str | bool | int | float | tuple[float, ...]
@@ -46,6 +47,8 @@ QOS: dict[QosName, Qos] = {
     "recorded": Qos(reliable=True, transient_local=False, depth=1000),
     "recorded_sensor": Qos(reliable=False, transient_local=False, depth=1000),
 }
+ACTIONS = "contract.action"
+"""In remaps: every topic of the contract's action."""
 LOSSLESS = Qos(reliable=True, transient_local=True, depth=64)
 """In lockstep a lost message stalls the graph, and the first ones must reach a subscriber found late."""
 
@@ -104,6 +107,10 @@ class TopicSpec:
     contract: Literal["", "observation", "auxiliary", "action", "goal", "reward", "reference", "recorded"] = ""
     optional: bool = False
     """Whether a node that subscribes is ready for an episode without a publisher of it."""
+    when: str = ""
+    """The parameter that must be true for the node to have the topic at all."""
+    under: str = ""
+    """What goes before the name of a topic of the contract."""
 
 
 @dataclass(frozen=True)
@@ -153,10 +160,20 @@ class Endpoint:
     optional: bool = False
 
 
-def endpoints(specs: tuple[TopicSpec, ...], contract: Contract) -> dict[str, Endpoint]:
-    """The topics of a node, those of the contract spelled out, by name."""
+def endpoints(
+    specs: tuple[TopicSpec, ...], contract: Contract, settings: Mapping[str, Any] | None = None
+) -> dict[str, Endpoint]:
+    """The topics of a node, those of the contract spelled out, by name.
+
+    Args:
+        specs: what the node publishes, or subscribes to.
+        contract: of the task.
+        settings: the node's parameters, which say what topics it has; None for all that it can have.
+    """
     found: dict[str, Endpoint] = {}
     for spec in specs:
+        if spec.when and settings is not None and not settings[spec.when]:
+            continue
         if not spec.contract:
             found[spec.topic] = Endpoint(spec.topic, spec.type, spec.qos, spec.optional)
             continue
@@ -183,14 +200,20 @@ def endpoints(specs: tuple[TopicSpec, ...], contract: Contract) -> dict[str, End
             named = {key.topic: key.type for key in getattr(contract, spec.contract).values()}
         for topic, message_type in named.items():
             # A topic that two keys share keeps the first profile.
+            topic = spec.under + topic
             found.setdefault(topic, Endpoint(topic, message_type, profile, spec.optional))
     return found
+
+
+def absolute(topic: str) -> str:
+    """The name of a topic as ROS resolves it; rl_ros uses no namespace."""
+    return f"/{topic.lstrip('/')}"
 
 
 def offered_profiles(contract: Contract) -> dict[str, QosName]:
     """The profile that the node of rl_ros which publishes a topic offers, by the topic's absolute name."""
     return {
-        f"/{topic.lstrip('/')}": endpoint.qos
+        absolute(topic): endpoint.qos
         for spec in node_specs().values()
         for topic, endpoint in endpoints(spec.publishes, contract).items()
     }
@@ -216,7 +239,11 @@ class Variable:
 
 @dataclass(frozen=True)
 class GraphNode:
-    """One node of a graph. It runs where all of `only` and none of `unless` hold."""
+    """One node of a graph. It runs where all of `only` and none of `unless` hold.
+
+    In `remaps`, `contract.action` stands for the topics of the contract's action, and its value goes before their
+    names. A remap to nothing is none.
+    """
 
     process: str
     parameters: dict[str, Any] = field(default_factory=dict)
@@ -235,6 +262,8 @@ class Graph:
     nodes: dict[str, GraphNode] = field(default_factory=dict)
     common: dict[str, Any] = field(default_factory=dict)
     variables: dict[str, Variable] = field(default_factory=dict)
+    remaps: dict[str, str] = field(default_factory=dict)
+    """Of every node."""
     like: str = ""
     """The graph that it is like, but for the defaults below."""
     defaults: dict[str, str] = field(default_factory=dict)
@@ -253,6 +282,12 @@ class ResolvedNode:
     stops_graph: bool
     publishes: tuple[Endpoint, ...]
     subscribes: tuple[Endpoint, ...]
+
+    def name_of(self, endpoint: Endpoint) -> str:
+        """The absolute name of one of its topics, after remapping."""
+        remaps = {absolute(topic): there for topic, there in self.remaps.items()}
+        name = absolute(endpoint.topic)
+        return absolute(remaps.get(name, name))
 
 
 @dataclass(frozen=True)
@@ -315,6 +350,16 @@ def resolve(graph: Graph, given: Mapping[str, str]) -> ResolvedGraph:
     """
     values = _values(graph, given)
     specs = node_specs()
+    robot = Robot.load(values["arm"]) if "arm" in values else None
+    drivers = robot.topics.get(cast(Place, values.get("robot", "")), {}) if robot else {}
+    if robot and values.get("robot") in get_args(Place) and not drivers:
+        raise UserError(
+            f"graph {graph.name}: robot:={values['robot']}: config/robots/{robot.name}.yaml says no topics for it."
+        )
+    if drivers and values.get("lockstep") == "true":
+        raise UserError(f"graph {graph.name}: lockstep:=true: a real arm does not wait, nor does Gazebo's.")
+    if robot:
+        values |= robot.values()
     processes: dict[str, list[ResolvedNode]] = {}
     lossless = False
     for name, node in graph.nodes.items():
@@ -339,19 +384,42 @@ def resolve(graph: Graph, given: Mapping[str, str]) -> ResolvedGraph:
                     raise UserError(f"graph {graph.name}: {name}: the parameter '{key}' must be given.")
                 parameters[key] = parameter.read(parameter.default, f"config/nodes.yaml: {name}: {key}")
         contract = Contract.load(str(parameters["contract"]))
+        publishes = endpoints(spec.publishes, contract, parameters)
+        subscribes = endpoints(spec.subscribes, contract, parameters)
+        has = {absolute(topic) for topic in (*publishes, *subscribes)} | {absolute(topic) for topic in node.remaps}
+        remaps = {
+            topic: there
+            for topic, there in _remaps(graph, name, node, contract, drivers, values).items()
+            if absolute(topic) in has and absolute(topic) != absolute(there)
+        }
         lossless = lossless or bool(parameters["lossless"])
         process = name if values.get("composition") == "separate" else node.process
         processes.setdefault(process, []).append(
             ResolvedNode(
                 name,
                 parameters,
-                dict(node.remaps),
+                remaps,
                 node.stops_graph,
-                tuple(endpoints(spec.publishes, contract).values()),
-                tuple(endpoints(spec.subscribes, contract).values()),
+                tuple(publishes.values()),
+                tuple(subscribes.values()),
             )
         )
     return ResolvedGraph(graph.name, {name: tuple(nodes) for name, nodes in processes.items()}, lossless)
+
+
+def _remaps(
+    graph: Graph, name: str, node: GraphNode, contract: Contract, drivers: Mapping[str, str], values: Mapping[str, str]
+) -> dict[str, str]:
+    """By topic its other name: what the robot's drivers call it, what the graph says, what the node's entry says."""
+    found: dict[str, str] = {}
+    for remaps in (drivers, graph.remaps, node.remaps):
+        for topic, there in remaps.items():
+            other = _substitute(there, values, f"graph {graph.name}: {name}: remaps: {topic}")
+            if topic == ACTIONS:
+                found |= {key.topic: f"{other}{key.topic}" for key in contract.action.values() if other}
+            elif other:
+                found[topic] = other
+    return found
 
 
 def _values(graph: Graph, given: Mapping[str, str]) -> dict[str, str]:
@@ -386,4 +454,4 @@ def _substitute(value: Any, values: Mapping[str, str], where: str) -> Any:
             raise UserError(f"{where}: $({match[1]}) is not an argument; there are: {', '.join(values)}.")
         return values[match[1]]
 
-    return re.sub(r"\$\((\w+)\)", replace, value)
+    return re.sub(r"\$\(([\w.]+)\)", replace, value)

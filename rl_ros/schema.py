@@ -12,6 +12,14 @@ import yaml
 from rl_ros.errors import UserError
 
 T = TypeVar("T")
+LARGEST = 1 << 24
+"""Characters of a YAML text."""
+MOST = 1_000_000
+"""Entries in it, aliases unfolded."""
+DEEPEST = 40
+"""Levels of nesting in it."""
+SHOWN = 200
+"""Characters of a wrong value that a sentence shows."""
 
 
 def load(cls: type[T], path: Path) -> T:
@@ -25,6 +33,8 @@ def load(cls: type[T], path: Path) -> T:
         text = path.read_text()
     except (FileNotFoundError, IsADirectoryError) as error:
         raise UserError(f"{path}: no such file; check the path.") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not valid YAML: it is no text.") from error
     return parse(cls, text, str(path))
 
 
@@ -35,10 +45,55 @@ def parse(cls: type[T], text: str, source: str) -> T:
         UserError: as for `load`.
     """
     try:
-        data = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise UserError(f"{source}: not valid YAML: {' '.join(str(error).split())}.") from error
+        data = plain_yaml(text)
+    except (yaml.YAMLError, ValueError, OverflowError, RecursionError) as error:
+        raise UserError(f"{source}: not valid YAML: {' '.join(str(error).split())[:300]}.") from error
     return typing.cast(T, convert(cls, data, source))
+
+
+class _PlainLoader(yaml.SafeLoader):
+    """Counts aliases as what they stand for: a few lines of them can unfold to billions of entries."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self._depth = self._nodes = 0
+        self._sizes: dict[str, int] = {}
+        """Of what each anchor names, in nodes; 0 while it is being read."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        event = self.peek_event()
+        anchor, before = getattr(event, "anchor", None), self._nodes
+        if isinstance(event, yaml.AliasEvent):
+            if self._sizes.get(event.anchor) == 0:
+                raise yaml.YAMLError(f"'{event.anchor}' holds itself")
+            self._nodes += self._sizes.get(event.anchor, 0)
+        elif anchor is not None:
+            self._sizes[anchor] = 0
+        self._nodes += 1
+        self._depth += 1
+        if self._nodes > MOST or self._depth > DEEPEST:
+            raise yaml.YAMLError(f"more than {MOST} entries, or nested more than {DEEPEST} deep")
+        node = super().compose_node(parent, index)
+        self._depth -= 1
+        if anchor is not None and not isinstance(event, yaml.AliasEvent):
+            self._sizes[anchor] = self._nodes - before
+        return node
+
+
+def plain_yaml(text: str) -> Any:
+    """YAML as plain data. Text of strangers is safe to give to it.
+
+    Raises:
+        yaml.YAMLError: it is no YAML, or larger than the limits above.
+        ValueError: it holds a number or a date that is none.
+    """
+    if len(text) > LARGEST:
+        raise yaml.YAMLError(f"{len(text)} characters, more than the {LARGEST} that are read")
+    loader = _PlainLoader(text)
+    try:
+        return loader.get_single_data()
+    finally:
+        loader.dispose()
 
 
 def convert(kind: Any, value: Any, where: str) -> Any:
@@ -125,4 +180,5 @@ def describe(kind: Any) -> str:
 
 
 def _refuse(where: str, expected: str, value: Any) -> typing.NoReturn:
-    raise UserError(f"{where}: expected {expected}, got {value!r}.")
+    shown = repr(value)
+    raise UserError(f"{where}: expected {expected}, got {shown if len(shown) <= SHOWN else shown[:SHOWN] + '…'}.")

@@ -1,12 +1,15 @@
 """The arm's kinematics against published parameters, finite differences and itself."""
 
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from numpy.typing import NDArray
 
 from rl_ros.errors import UserError
+from rl_ros.resources import share_directory
 from rl_ros.robots.arm import Arm
 
 # Franka Control Interface documentation, "Denavit-Hartenberg parameters", Craig's convention.
@@ -174,12 +177,23 @@ def test_numbers_that_are_not_finite_are_refused(arm: Arm) -> None:
             call()
 
 
+def robot_like(name: str, directory: Path, **changed: object) -> str:
+    """The path of a robot that differs in something from one that ships."""
+    robot = yaml.safe_load((share_directory() / "config" / "robots" / f"{name}.yaml").read_text()) | changed
+    path = directory / "other.yaml"
+    path.write_text(yaml.safe_dump(robot))
+    return str(path)
+
+
 def test_a_urdf_that_does_not_fit_is_named(tmp_path) -> None:
     broken = tmp_path / "broken.urdf"
     broken.write_text("<robot name='broken'>")
     with pytest.raises(UserError, match="broken.urdf"):
-        Arm(broken)
+        Arm(urdf=broken)
     with pytest.raises(UserError, match="missing.urdf"):
-        Arm(tmp_path / "missing.urdf")
+        Arm(urdf=tmp_path / "missing.urdf")
     with pytest.raises(UserError, match="no_such_frame"):
-        Arm(tool_frame="no_such_frame")
+        Arm(robot_like("panda", tmp_path, tool_frame="no_such_frame"))
+    with pytest.raises(UserError, match="7 arm joints; panda has 6 revolute joints"):
+        six = dict.fromkeys(("home", "joint_acceleration", "joint_jerk"), [1.0] * 6)
+        Arm(robot_like("panda", tmp_path, **six))

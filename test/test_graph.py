@@ -326,6 +326,12 @@ def test_remaps_reach_the_node_they_belong_to() -> None:
     ]
 
 
+def test_with_security_each_process_has_the_enclave_of_the_shipped_policies(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ROS_SECURITY_ENABLE", "true")
+    arguments = bringup.ros_arguments(grasp().processes["arm_guard"], Path("arm_guard.yaml"))
+    assert arguments[2:4] == ["--enclave", "/rl_ros/arm_guard"]
+
+
 def test_the_environment_of_a_user_wins_over_our_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("FASTDDS_DEFAULT_PROFILES_FILE", raising=False)
     monkeypatch.setenv("OMP_NUM_THREADS", "3")

@@ -10,7 +10,7 @@ from typing import Any
 
 from rl_ros.commands.console import console, positive, progress, share
 from rl_ros.commands.train_online import add_online, run_online
-from rl_ros.contract import Contract
+from rl_ros.contract import ACTORS, Contract
 from rl_ros.episodes.bags import find_bags, read_bag
 from rl_ros.episodes.cache import DIRECTORY, Dataset, cache_beside, load_columns
 from rl_ros.episodes.ingest import Cuts
@@ -43,6 +43,19 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
         metavar="SHARE",
         help="of the episodes to leave out, for validation and `rl_ros evaluate --offline` (default: 3 in 100)",
     )
+    parser.add_argument(
+        "--actors",
+        default="",
+        metavar="NAME,NAME,...",
+        help=f"learn only from actions that these have chosen, out of {', '.join(ACTORS)} (default: everybody's)",
+    )
+    parser.add_argument(
+        "--human-share",
+        type=share,
+        default=0.0,
+        metavar="SHARE",
+        help="of each batch from ticks at which a person acted; they count as demonstrations (default: as they come)",
+    )
     add_reading(parser)
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a setting of the algorithm")
     add_online(parser)
@@ -68,6 +81,9 @@ def run(options: argparse.Namespace) -> int:
     contract, dataset = load_dataset(options)
     if options.task:
         dataset = read_layer(dataset, options.task).over(dataset)
+    actors = tuple(filter(None, options.actors.split(",")))
+    if actors:
+        dataset = dataset.of_actors(actors)
     held_out = HELD_OUT if options.held_out is None else options.held_out
     source = DataSource(
         str(options.bags),
@@ -76,6 +92,7 @@ def run(options: argparse.Namespace) -> int:
         _seconds(options.split_at),
         str(options.cache or ""),
         held_out,
+        actors,
     )
     write_source(options.out, source)
     total = options.updates or round(options.seconds)
@@ -98,6 +115,8 @@ def run(options: argparse.Namespace) -> int:
             progress=on_progress,
             source_episodes=[episode.source for episode in dataset.episodes],
             held_out=held_out,
+            human=dataset.human if options.human_share else None,
+            human_share=options.human_share,
         )
     console.print(f"policy bundle: {bundle}")
     return 0

@@ -21,22 +21,33 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
     parser.add_argument(
         "arguments", nargs="*", metavar="key:=value", help="arguments of the graph; --dry-run shows them"
     )
-    parser.add_argument("--dry-run", action="store_true", help="print what would be started, and start nothing")
+    parser.add_argument("--print", action="store_true", help="print what would be started, and start nothing")
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="move nothing: as --print; with robot:=real the graph then runs on the real sensors, and shows what the "
+        "controllers would be given instead of giving it to them",
+    )
     parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> int:
     """Run the command."""
     graph = load_graph(options.graph)
-    resolved = resolve(graph, parse_arguments(options.arguments))
-    if options.dry_run:
+    arguments = parse_arguments(options.arguments)
+    real = arguments.get("robot") == "real"
+    if options.dry_run and real:
+        arguments["dry_run"] = "true"
+    resolved = resolve(graph, arguments)
+    if options.print or options.dry_run:
         table = Table("argument", "default", "what for", title=f"arguments of {graph.name}", title_justify="left")
         for name, argument in graph.arguments.items():
             choices = f" ({', '.join(argument.choices)})" if argument.choices else ""
             table.add_row(name, repr(argument.default), argument.description + choices)
         console.print(table)
         console.print(_tree(resolved))
-        return 0
+        if options.print or not real:
+            return 0
     with Supervisor(resolved, lambda line: print(line, flush=True)) as supervisor:
         return supervisor.wait()
 

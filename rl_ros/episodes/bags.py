@@ -7,9 +7,10 @@ any size needs the memory of one chunk. sqlite3 and compressed files go through 
 import json
 import re
 import struct
+import tempfile
 import zlib
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from io import BytesIO
@@ -30,9 +31,16 @@ from rosbags.rosbag2 import Reader, ReaderError
 from rl_ros.contract import Contract
 from rl_ros.episodes.record import METADATA, OUTCOME, UNFINISHED
 from rl_ros.errors import UserError
+from rl_ros.schema import plain_yaml
 
 RECORD_SIZE_LIMIT = 1 << 30
 """Bytes of one record or one decompressed chunk; a damaged length would ask for any number."""
+UNPACKED_LIMIT = 1 << 28
+"""Bytes that anything compressed may become, or `UNPACKED_TIMES` its size where that is more: a few kilobytes can
+be made to unpack to terabytes."""
+UNPACKED_TIMES = 64
+METADATA_LIMIT = 1 << 24
+"""Bytes of a metadata.yaml."""
 NEWEST_ROSBAG2 = 9
 """The newest version of rosbag2's metadata.yaml that is read."""
 
@@ -164,7 +172,26 @@ class Bag:
     @property
     def missing(self) -> list[str]:
         """Topics that the recorder knew to be incomplete."""
-        return list(json.loads(self.outcome.get("missing", "[]")))
+        try:
+            return [str(topic) for topic in json.loads(self.outcome.get("missing", "[]"))]
+        except (ValueError, TypeError, RecursionError) as error:
+            raise UserError(f"{self.path}: what the bag says of missing topics is damaged.") from error
+
+    @property
+    def seed(self) -> int:
+        """Of the episode; 0 where nothing is told."""
+        return self._number(self.metadata, "seed", 0)
+
+    @property
+    def end(self) -> int | None:
+        """Stamp of the episode's last observation, ns; None where nothing is told."""
+        return self._number(self.outcome, "end", -1) if "end" in self.outcome else None
+
+    def _number(self, told: Mapping[str, str], name: str, otherwise: int) -> int:
+        text = told.get(name, str(otherwise))
+        if not re.fullmatch(r"-?\d{1,19}", text):
+            raise UserError(f"{self.path}: the bag's {name} is '{text[:40]}', which is no number.")
+        return int(text)
 
 
 def mcap_file(path: Path) -> Path:
@@ -235,11 +262,19 @@ def read_bag(path: Path) -> Bag:
     listed = None
     if "topics_with_message_count" in information:
         listed = {each["topic_metadata"]["name"] for each in information["topics_with_message_count"]}
-    if information.get("compression_mode") or any(file.suffix != ".mcap" for file in files):
+    storage: Storage
+    if any(file.suffix == ".zstd" for file in files):
+        storage = _Compressed(files)
+    elif any(file.suffix != ".mcap" for file in files):
         whole = (files[0].parent / "metadata.yaml").exists() and path.is_dir()
-        return Bag(path, _Rosbags([path] if whole else files), listed)
-    bag = Bag(path, _Mcap(files), listed)
-    _ = bag.metadata  # refuses what is no MCAP at all
+        storage = _Rosbags([path] if whole else files)
+    else:
+        storage = _Mcap(files)
+    if str(information.get("compression_mode", "")).lower() == "message":
+        storage = _CompressedMessages(storage)
+    bag = Bag(path, storage, listed)
+    if isinstance(storage, _Mcap):
+        _ = bag.metadata  # refuses what is no MCAP at all
     return bag
 
 
@@ -257,21 +292,26 @@ def _are_one_bag(directory: Path, files: Sequence[Path]) -> bool:
 def _information(directory: Path) -> dict[str, Any]:
     """The metadata.yaml of rosbag2, empty if there is none."""
     try:
+        if (directory / "metadata.yaml").stat().st_size > METADATA_LIMIT:
+            raise UserError(f"{directory / 'metadata.yaml'}: larger than {METADATA_LIMIT >> 20} MB, so it is none.")
         text = (directory / "metadata.yaml").read_text()
-    except FileNotFoundError:
+    except (FileNotFoundError, UnicodeDecodeError):
         return {}
     try:
         # Ours is JSON, which is YAML and a hundred times faster to read.
-        found = json.loads(text) if text.startswith("{") else yaml.safe_load(text)
-        information = found["rosbag2_bagfile_information"]
+        found = json.loads(text) if text.startswith("{") else plain_yaml(text)
+        information = dict(found["rosbag2_bagfile_information"])
         version = int(information["version"])
-    except (yaml.YAMLError, ValueError, KeyError, TypeError):
+        listed = [each["topic_metadata"]["name"] for each in information.get("topics_with_message_count", ())]
+        if not all(isinstance(name, str) for name in listed):
+            raise ValueError("names of topics")
+    except (yaml.YAMLError, ValueError, KeyError, TypeError, RecursionError):
         return {}  # the messages are in the other files, which say themselves whether they are whole
     if version > NEWEST_ROSBAG2:
         raise UserError(
             f"{directory}: a bag of rosbag2 format {version}; this version of rl_ros reads up to {NEWEST_ROSBAG2}."
         )
-    return dict(information)
+    return information
 
 
 class _InMemory:
@@ -300,6 +340,8 @@ class _Rosbags:
             except _DAMAGES as error:
                 raise UserError(f"{path}: cannot be opened: {' '.join(str(error).split()).rstrip('.')}.") from error
             try:
+                # Messages that are compressed one by one are left to _CompressedMessages, which knows a limit.
+                reader.storage.metadata = reader.storage.metadata._replace(compression_mode=None)
                 for connection in reader.connections:
                     contents.counts[connection.topic, connection.msgtype] += connection.msgcount
                     offered = len(getattr(connection.ext, "offered_qos_profiles", ()))
@@ -312,6 +354,55 @@ class _Rosbags:
                 contents.damage.append(f"cut off or damaged after {count} messages")
             finally:
                 reader.close()
+
+
+class _Compressed:
+    """Files that are compressed as a whole; unpacked once, beside what else is temporary."""
+
+    def __init__(self, files: Sequence[Path]) -> None:
+        self._files = files
+        self._directory = tempfile.TemporaryDirectory(prefix="rl_ros_")
+        self._storage: Storage | None = None
+
+    def read(self, contents: Contents, topics: Collection[str] | None) -> Iterator[RawMessage]:
+        if self._storage is None:
+            unpacked = [self._unpack(file) for file in self._files]
+            self._storage = (_Mcap if all(file.suffix == ".mcap" for file in unpacked) else _Rosbags)(unpacked)
+        yield from self._storage.read(contents, topics)
+
+    def _unpack(self, file: Path) -> Path:
+        if file.suffix != ".zstd":
+            return file
+        unpacked = Path(self._directory.name) / file.stem
+        limit = max(UNPACKED_LIMIT, UNPACKED_TIMES * file.stat().st_size)
+        size = 0
+        try:
+            with file.open("rb") as packed, unpacked.open("wb") as out:
+                for piece in zstandard.ZstdDecompressor().read_to_iter(packed):
+                    size += len(piece)
+                    if size > limit:
+                        raise UserError(f"{file}: unpacks to more than {limit >> 20} MB, so it is no bag.")
+                    out.write(piece)
+        except zstandard.ZstdError as error:
+            raise UserError(f"{file}: cannot be opened: {' '.join(str(error).split())}.") from error
+        return unpacked
+
+
+class _CompressedMessages:
+    """A bag whose messages are compressed one by one."""
+
+    def __init__(self, storage: Storage) -> None:
+        self._storage = storage
+
+    def read(self, contents: Contents, topics: Collection[str] | None) -> Iterator[RawMessage]:
+        for count, message in enumerate(self._storage.read(contents, topics)):
+            limit = max(UNPACKED_LIMIT, UNPACKED_TIMES * len(message.cdr))
+            try:
+                cdr = _unpacked(b"zstd", message.cdr, limit)
+            except _DAMAGES:
+                contents.damage.append(f"cut off or damaged after {count} messages")
+                return
+            yield message._replace(cdr=cdr)
 
 
 class _Mcap:
@@ -442,14 +533,37 @@ def _chunk(body: bytes) -> bytes:
     _, _, size, checksum, length = _CHUNK.unpack_from(body)
     begin = _CHUNK.size + length + 8
     compression, content = body[_CHUNK.size : _CHUNK.size + length], body[begin:]
-    if size > RECORD_SIZE_LIMIT:
+    if size > min(RECORD_SIZE_LIMIT, max(UNPACKED_LIMIT, UNPACKED_TIMES * len(content))):
         raise ValueError("a chunk of impossible size")
-    if compression == b"zstd":
-        content = zstandard.decompress(content, size)
-    elif compression == b"lz4":
-        content = lz4.frame.decompress(content)
-    elif compression:
-        raise ValueError("an unknown compression")
+    if compression:
+        content = _unpacked(compression, content, size)
+    if len(content) != size:
+        raise ValueError("size of a chunk")
     if checksum and zlib.crc32(content) != checksum:
         raise ValueError("checksum of a chunk")
     return content
+
+
+def _unpacked(compression: bytes, content: bytes, limit: int) -> bytes:
+    """What was compressed; never more than `limit` bytes of it are made.
+
+    Raises:
+        ValueError: it would be more, or the compression is unknown.
+    """
+    if compression == b"zstd":
+        # What the frame says of its size is believed only as far as it fits: the decompressor would allocate it.
+        declared = zstandard.get_frame_parameters(content).content_size
+        if declared in (0, zstandard.CONTENTSIZE_UNKNOWN):
+            with zstandard.ZstdDecompressor().stream_reader(content) as stream:
+                unpacked = stream.read(limit + 1)
+        elif declared <= limit:
+            unpacked = zstandard.decompress(content)
+        else:
+            raise ValueError("a compressed piece of impossible size")
+    elif compression == b"lz4":
+        unpacked = lz4.frame.LZ4FrameDecompressor().decompress(content, max_length=limit + 1)
+    else:
+        raise ValueError("an unknown compression")
+    if len(unpacked) > limit:
+        raise ValueError("a compressed piece that unpacks to too much")
+    return unpacked

@@ -17,7 +17,7 @@ import json
 import os
 import shutil
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,13 +26,13 @@ from urllib.parse import quote
 
 import numpy as np
 
-from rl_ros.contract import Contract, Key
+from rl_ros.contract import ACTORS, Contract, Key
 from rl_ros.episodes.bags import read_bag, storage_files
 from rl_ros.episodes.ingest import Cuts, episodes_of
 from rl_ros.episodes.memory import Columns, Episode
 from rl_ros.errors import UserError
 
-FORMAT = 2
+FORMAT = 3
 """Of the files, and of how bags are decoded: a change of either makes every cache old."""
 DIRECTORY = ".rl_ros_cache"
 """Where the cache of a directory of bags is, in that directory."""
@@ -72,6 +72,8 @@ class Dataset:
     """Memory-mapped."""
     stamps: np.ndarray
     """int64 (rows,) nanoseconds."""
+    actor: np.ndarray
+    """uint8 (rows,), as in `Episode.actor`."""
     episodes: list[EpisodeRecord]
     refused: list[str]
     """One sentence for each bag, or episode of one, that could not be used."""
@@ -79,6 +81,27 @@ class Dataset:
     """Bags that were decoded just now; the others were in the cache."""
     directory: Path
     """Of this generation."""
+
+    def of_actors(self, actors: Collection[str]) -> "Dataset":
+        """With only the transitions whose actions these have chosen.
+
+        Raises:
+            UserError: one is no actor, or none of them acted.
+        """
+        unknown = [actor for actor in actors if actor not in ACTORS]
+        if unknown:
+            raise UserError(f"'{unknown[0]}' is nobody who acts; expected some of: {', '.join(ACTORS)}.")
+        theirs = np.isin(self.actor, [1 + ACTORS.index(actor) for actor in actors])
+        kept = np.asarray(self.columns.has_transition) & theirs
+        if not kept.any():
+            raise UserError(f"no transition was acted by {' or '.join(actors)}, as far as the bags tell.")
+        return dataclasses.replace(self, columns=dataclasses.replace(self.columns, has_transition=kept))
+
+    @property
+    def human(self) -> np.ndarray:
+        """Where a person acted, bool (rows,)."""
+        human: np.ndarray = self.actor == 1 + ACTORS.index("human")
+        return human
 
 
 @dataclass
@@ -150,7 +173,7 @@ def load_columns(
         lengths=np.array([episode.ticks for episode in episodes], np.int64),
         **{name: arrays[name] for name in _PLAIN},
     )
-    return Dataset(columns, arrays["stamps"], episodes, refused, decoded, generation)
+    return Dataset(columns, arrays["stamps"], arrays["actor"], episodes, refused, decoded, generation)
 
 
 _PLAIN = ("desired_goal", "action", "reward", "terminated", "truncated", "has_transition")
@@ -164,6 +187,7 @@ def _layout(contract: Contract) -> dict[str, tuple[str, tuple[int, ...]]]:
 
     return {
         "stamps": ("int64", ()),
+        "actor": ("uint8", ()),
         **{f"observation/{name}": of(key) for name, key in contract.observation.items()},
         **{f"auxiliary/{name}": of(key) for name, key in contract.auxiliary.items()},
         "desired_goal": of(contract.goal.desired_goal),

@@ -10,7 +10,7 @@ from typing import IO, NamedTuple
 
 import numpy as np
 
-from rl_ros.contract import Contract, difference
+from rl_ros.contract import ACTOR_TOPIC, Contract, difference
 from rl_ros.episodes.assemble import Aligned, Assembler
 from rl_ros.episodes.bags import Bag, RawMessage, read_bag
 from rl_ros.episodes.memory import Episode
@@ -259,7 +259,7 @@ def _segments(bag: Bag, contract: Contract, cuts: Cuts) -> list[Segment]:
                 segments.append(Segment(event.stamp, *known, seed))
         if events:
             return sorted(segments, key=lambda segment: segment.start)
-    return [Segment(seed=int(bag.metadata.get("seed", "0")))]
+    return [Segment(seed=bag.seed)]
 
 
 def _marks(bag: Bag, topic: str) -> list[tuple[int, bool]]:
@@ -336,14 +336,16 @@ class _Builder:
         }
         self._action = {f"action/{name}": key for name, key in contract.action.items()}
         self._judgement = {f"judgement/{name}": key for name, key in contract.reward_keys.items()}
+        told = ACTOR_TOPIC in contract.record and (bag.listed is None or ACTOR_TOPIC in bag.listed)
+        self._actor = {"actor": contract.actor_key} if told else {}
         self._assembler = Assembler(
-            self._observed | self._action | self._judgement, f"observation/{contract.reference}"
+            self._observed | self._action | self._judgement | self._actor, f"observation/{contract.reference}"
         )
         self.topics = frozenset(self._assembler.types)
         self._waiting: list[Aligned] = []
         self._columns = {name: _GrowingColumn(scratch) for name in self._assembler.keys}
         self._stamps: list[int] = []
-        self._has: dict[str, list[np.ndarray]] = {"action": [], "judgement": []}
+        self._has: dict[str, list[np.ndarray]] = {"action": [], "judgement": [], "actor": []}
         self._problems: list[tuple[int, str]] = []
 
     def push(self, message: RawMessage) -> None:
@@ -364,7 +366,11 @@ class _Builder:
         for name in self._observed:
             found = columns[name]
             self._columns[name].append(found.values if valid.all() else found.values[valid[found.rows]])
-        for group, names in (("action", self._action), ("judgement", self._judgement)):
+        for group, names in (
+            ("action", self._action),
+            ("judgement", self._judgement),
+            ("actor", self._actor),
+        ):
             whole = np.zeros(len(ticks), np.int64)
             for name in names:
                 found = columns[name]
@@ -388,7 +394,7 @@ class _Builder:
         self._read()
         bag, contract = self._bag, self._contract
         # In real time the camera goes on while the end is announced.
-        last = int(bag.outcome.get("end", 1 << 62)) if not cut else 1 << 62
+        last = bag.end if bag.end is not None and not cut else 1 << 62
         end, is_last = min(self._segment.end, last), last <= self._segment.end
         stamps = np.array(self._stamps, np.int64)
         count = int(np.searchsorted(stamps, end, side="right"))
@@ -439,6 +445,7 @@ class _Builder:
             outcome=outcome,
             seed=self._segment.seed,
             source=str(bag.path),
+            actor=_actors(rows["actor"]) if self._actor else np.zeros(count, np.uint8),
             problems=(*(f"{text} ({times} times)" for text, times in sorted(problems.items()) if times), *notes),
         )
 
@@ -461,3 +468,8 @@ class _Builder:
             if times := self._assembler.rejected[topic]:
                 notes.append(f"{topic} went back in time (two publishers, or a clock that was set) ({times} times)")
         return notes
+
+
+def _actors(told: np.ndarray) -> np.ndarray:
+    """Who acted at each tick, uint8 (T,) as in `Episode.actor`, from what was told, (T, len(ACTORS))."""
+    return np.where(told.any(axis=1), told.argmax(axis=1) + 1, 0).astype(np.uint8)

@@ -205,7 +205,8 @@ class EpisodeLifecycle:
         missing = ", ".join(sorted(self.required - self._acknowledged))
         reason = {
             Phase.PREPARING: f"no answer from: {missing}; " + (hint or "is it running on this ROS domain?"),
-            Phase.RESETTING: "nothing reset the arm; is arm_sim, or the node that brings a real arm home, running?",
+            Phase.RESETTING: "nothing reset the arm; "
+            + (hint or "is arm_sim running, or the arm_guard of a real arm?"),
             Phase.RUNNING: "no observation was judged; " + (hint or "is a sensor or the policy silent?"),
             Phase.CLOSING: "arm_guard does not answer; is it running?",
             Phase.FINISHING: f"the recorder did not close: {sorted(self._unclosed)}; is it running, and the disk full?",

@@ -54,6 +54,9 @@ class Episode:
     source: str
     problems: tuple[str, ...] = ()
     """What was cut out and why."""
+    actor: np.ndarray | None = None
+    """uint8 (T,): who chose the action of each tick, 1 for the first of `contract.ACTORS` and so on; 0 where the
+    recording does not tell."""
 
     @property
     def success(self) -> bool:

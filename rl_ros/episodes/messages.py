@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike
 from rosbags.serde import SerdeError
 from rosbags.typesys import Stores, get_typestore
 
-from rl_ros.contract import Contract, Key
+from rl_ros.contract import ACTORS, Contract, Key
 
 TYPESTORE = get_typestore(Stores.ROS2_KILTED)
 
@@ -132,6 +132,11 @@ def joint_state_cdr(
 def _xyz(message_type: str, numbers: ArrayLike) -> Any:
     x, y, z = np.asarray(numbers, np.float64).tolist()
     return message(message_type, x=x, y=y, z=z)
+
+
+def actor_cdr(stamp: int, actor: str) -> bytes:
+    """Who chose the action of the tick with that stamp: one of `contract.ACTORS`."""
+    return joint_state_cdr(stamp, ACTORS, [float(name == actor) for name in ACTORS])
 
 
 def pose_cdr(stamp: int, frame: str, position: ArrayLike, orientation: ArrayLike = (0.0, 0.0, 0.0, 1.0)) -> bytes:

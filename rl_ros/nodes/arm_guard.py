@@ -1,5 +1,6 @@
 """arm_guard: the only publisher on the controllers' topics. A process of its own, it outlives the policy."""
 
+import math
 from collections import Counter
 
 from std_srvs.srv import Trigger
@@ -8,10 +9,18 @@ from rl_ros.episodes import messages
 from rl_ros.episodes.timings import Timings
 from rl_ros.nodes.base import REPORT_SECONDS, Node, steady
 from rl_ros.robots.arm import Arm
+from rl_ros.robots.homing import Homing
 from rl_ros.robots.sentry import Answer, Sentry, Watch, parse_disabled
 from rl_ros.robots.verdict import Code, Command, Limits
 
 ARM, HAND = "arm_controller/joint_trajectory", "gripper_controller/joint_trajectory"
+CONTROLLERS = {ARM: "controllers/arm", HAND: "controllers/gripper"}
+"""Of a real arm, by the topic that is recorded."""
+NOW = 0
+"""The stamp of a trajectory that begins when the controller gets it. One of an observation would be over by the time it
+arrives, and such a trajectory is rejected; so would be a hold, when joint states have stopped."""
+SHOW = 1.0
+"""s between two lines on the console of what a real arm would be told, in a dry run."""
 LOOK, COUNT = 0.2, 0.5
 """Control periods between two looks at what does not arrive, and between two counts of publishers."""
 OFTEN = 0.02
@@ -26,15 +35,25 @@ class ArmGuard(Node):
 
     def __init__(self) -> None:
         super().__init__("arm_guard")
-        settings, self.arm = self.settings, Arm()
+        settings, self.arm = self.settings, Arm(self.settings["arm"])
         disabled = parse_disabled(settings["disabled_checks"])
         watch = Watch.of(settings, self.contract.period)
-        self.sentry = Sentry(self.contract, self.arm, Limits.of(settings), watch, steady(), disabled)
+        limits = Limits.of(settings, len(self.arm.joint_names))
+        self.sentry = Sentry(self.contract, self.arm, limits, watch, steady(), disabled)
         self.told = {
             "disabled_checks": " ".join(disabled),
             "heartbeat": f"{settings['heartbeat']:g} s" if settings["heartbeat"] else "off",
         }
         """In every state, and thus in every bag."""
+        self.dry = settings["brings_home"] and not settings["controllers"]
+        """Whether there is a real arm that is told nothing."""
+        if self.dry:
+            self.told["dry_run"] = "true"
+            self.get_logger().warning("dry run: the controllers are told nothing; see /arm_guard/arm_command")
+        self.shown_at = 0.0
+        self.homing = Homing(self.arm, limits, self.contract.period, settings["home_speed"])
+        self.resetting: int | None = None
+        """Number of the episode for which the arm is on its way home."""
         if disabled:
             self.get_logger().warning(f"turned off by disabled_checks: {', '.join(disabled)}")
         if not settings["heartbeat"]:
@@ -47,14 +66,17 @@ class ArmGuard(Node):
         topics = set(self.sentry.actions.types) - {self.sentry.joints.topic}
         for topic in sorted(topics):
             self.listen(topic, lambda cdr, topic=topic: self.on_message(topic, cdr))  # type: ignore[misc]
-        self.listen("joint_states", lambda cdr: self.give(self.sentry.on_joints(cdr, steady())))
+        self.listen("joint_states", self.on_joints)
         self.listen("emergency_stop", self.on_emergency_stop)
         self.listen("operator/heartbeat", lambda cdr: self.sentry.on_heartbeat(steady()))
         self.listen("episode/event", self.on_event)
+        if settings["brings_home"]:
+            self.listen("episode/reset", self.on_reset)
         self.serve(Trigger, "arm_guard/rearm", self.on_rearm)
         self.alone = [self.listening[topic].topic_name for topic in sorted(self.sentry.action_topics)]
         """Topics that one node should publish on."""
-        self.alone += [self.sender(topic).topic_name for topic in (ARM, HAND)]
+        there = CONTROLLERS.values() if settings["controllers"] else ()
+        self.alone += [self.sender(topic).topic_name for topic in (ARM, HAND, *there)]
         self.steady_timer(min(OFTEN, LOOK * self.contract.period), lambda: self.give(self.sentry.on_time(steady())))
         self.steady_timer(max(OFTEN, COUNT * self.contract.period), self.on_count)
         if not settings["lossless"]:
@@ -67,6 +89,40 @@ class ArmGuard(Node):
         self.give(answers)
         if answers:
             self.timings.note("command", steady() - began)
+
+    def on_joints(self, cdr: bytes) -> None:
+        """Where the arm is."""
+        stamp = self.sentry.measured_stamp
+        self.give(self.sentry.on_joints(cdr, steady()))
+        if self.resetting is not None and self.sentry.measured_stamp != stamp:
+            self.come_home()
+
+    def on_reset(self, cdr: bytes) -> None:
+        """An episode is about to begin: a real arm comes home."""
+        self.resetting = int(messages.decode("sensor_msgs/msg/JointState", cdr).position[0])
+        self.homing.restart()
+        self.sentry.last_action = None  # the last episode's: no watchdog waits for another
+
+    def come_home(self) -> None:
+        """One step on the way home; a stop interrupts it until the arm is armed again."""
+        measured, stamp = self.sentry.measured, self.sentry.measured_stamp
+        assert measured is not None and self.resetting is not None
+        if self.sentry.stopped or self.sentry.intruders:
+            self.homing.restart()
+        elif self.dry or self.homing.arrived(measured):
+            self.send("episode/reset_done", messages.joint_state_cdr(stamp, ["episode"], [self.resetting]))
+            self.resetting = None
+        else:
+            step = self.homing.step(stamp, measured)
+            if isinstance(step, tuple):
+                code, reason = step
+                self.resetting = None
+                self.get_logger().error(reason)
+                self.send("diagnostics", messages.status_cdr(0, "arm_guard", reason, {}, messages.ERROR))
+                self.give([Answer(stamp, self.sentry.guard.hold(measured, self.sentry.gripper, code, reason))])
+            elif step is not None:
+                opening = 1.0 if "gripper" in self.contract.action else 0.0
+                self.give([Answer(stamp, Command(step, opening, ()))])
 
     def on_count(self) -> None:
         """Who else publishes."""
@@ -116,20 +172,26 @@ class ArmGuard(Node):
         """Each command to both controllers; the reason when it changes, and with each rejection."""
         for stamp, command in answers:
             self.commands[command.code.value] += 1
-            arm, hand = self.written(stamp, command)
-            self.send(ARM, arm)
-            self.send(HAND, hand)
+            for topic, cdr in self.written(stamp, command).items():
+                self.send(topic, cdr)
+            if self.dry:
+                self.show(command)
             if command.code.rejected or command.codes != self.said:
                 self.tell(stamp, command)
 
-    def written(self, stamp: int, command: Command) -> tuple[bytes, bytes]:
-        """What a command tells the arm, and the hand."""
-        period, fingers = self.contract.period, self.arm.finger_joint_names
-        opening = command.gripper * self.settings["gripper_opening"]
-        return (
-            messages.trajectory_cdr(stamp, self.arm.joint_names, command.positions, period),
-            messages.trajectory_cdr(stamp, fingers, [opening] * len(fingers), period),
-        )
+    def written(self, stamp: int, command: Command) -> dict[str, bytes]:
+        """What a command tells the arm and the hand, by topic; a real arm's controllers have topics of their own."""
+        gripper, period = self.arm.robot.gripper, self.contract.period
+        fingers = [gripper.position(command.gripper)] * len(gripper.joints)
+        told: dict[str, bytes] = {}
+        for topic, names, positions in (
+            (ARM, self.arm.joint_names, command.positions),
+            (HAND, gripper.joints, fingers),
+        ):
+            told[topic] = messages.trajectory_cdr(stamp, names, positions, period)
+            if self.settings["controllers"]:
+                told[CONTROLLERS[topic]] = messages.trajectory_cdr(NOW, names, positions, period)
+        return told
 
     def warm_up(self) -> None:
         """Answer a few actions aside: the first one takes fifty times as long as those after it."""
@@ -141,6 +203,16 @@ class ArmGuard(Node):
             for topic, cdr in messages.action_cdrs(self.contract, stamp, action).items():
                 for answer in sentry.on_message(topic, cdr, steady()):
                     self.written(*answer)
+
+    def show(self, command: Command) -> None:
+        """A dry run's line on the console."""
+        if steady() - self.shown_at < SHOW or self.sentry.measured is None:
+            return
+        self.shown_at = steady()
+        moves = ", ".join(f"{math.degrees(step):+.2f}" for step in command.positions - self.sentry.measured)
+        self.get_logger().info(
+            f"would move the joints by {moves} deg, gripper {command.gripper:.2f} open ({command.code.value})"
+        )
 
     def tell(self, stamp: int, command: Command) -> None:
         """The state: its name is the first intervention."""

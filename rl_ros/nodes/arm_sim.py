@@ -22,6 +22,8 @@ class ArmSim(Node):
 
     def __init__(self) -> None:
         super().__init__("arm_sim")
+        if self.settings["arm"] != "panda":
+            raise UserError(f"node arm_sim: arm: only the panda is simulated here, got '{self.settings['arm']}'.")
         self.arm = Arm()
         scene = Scene.load(share_file(f"sim/scenes/{self.settings['scene']}.yaml"))
         self.world = PyBulletArm(scene, self.arm, self.settings["physics_rate"], self.settings["randomise"])

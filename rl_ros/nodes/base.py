@@ -89,11 +89,11 @@ class Node(rclpy.node.Node):
         self.contract = Contract.load(self.settings["contract"])
         self._senders = {
             topic: self.create_publisher(message_class(e.type), topic, self._profile(e.qos))
-            for topic, e in endpoints(self._spec.publishes, self.contract).items()
+            for topic, e in endpoints(self._spec.publishes, self.contract, self.settings).items()
         }
         self.listening: dict[str, Subscription] = {}
         """The node's subscriptions by topic."""
-        self._listenable = endpoints(self._spec.subscribes, self.contract)
+        self._listenable = endpoints(self._spec.subscribes, self.contract, self.settings)
         self.exit_code: int | None = None
         """Set to end the process this node lives in."""
         self.failed = False
@@ -192,8 +192,9 @@ class Node(rclpy.node.Node):
             )
         endpoint = self._listenable[topic]
         kind = message_class(endpoint.type)
+        name = self.resolve_topic_name(topic)  # the graph's remaps are this node's, not the silent one's
         subscription = self._silent.create_subscription(
-            kind, topic, _never_called, self._profile(endpoint.qos), raw=True
+            kind, name, _never_called, self._profile(endpoint.qos), raw=True
         )
         self.listening[topic] = subscription
 

@@ -25,7 +25,8 @@ class EpisodeManager(Node):
             settings["first_episode"],
             ["policy", "reward", "goal_encoder", "arm_guard"]
             + (["recorder"] if settings["recorded"] else [])
-            + (["trainer"] if settings["awaits_trainer"] else []),
+            + (["trainer"] if settings["awaits_trainer"] else [])
+            + (["operator"] if settings["awaits_operator"] else []),
             settings["recorded"],
             settings["patience"],
             settings["fault_after"],

@@ -161,6 +161,7 @@ class Policy(Node, LifecycleNodeMixin):
             self.trace.note(tick.stamp, {**tick.values, "action": action})
         for topic, cdr in messages.action_cdrs(self.contract, tick.stamp, action).items():
             self.send(topic, cdr)
+        self.send("policy/actor", messages.actor_cdr(tick.stamp, self.actor.name))
         self.pace.answered(tick, waited, inferred - began, steady() - inferred)
 
     def on_event(self, cdr: bytes) -> None:

@@ -13,36 +13,41 @@ from numpy.typing import ArrayLike, NDArray
 
 from rl_ros.errors import UserError
 from rl_ros.resources import share_file
+from rl_ros.robot import Robot
 
-# The Panda's tool at (0.50, 0, 0.23), straight down: with joints 1, 3 and 5 at zero, when q6 = q2 - q4.
-_PANDA_HOME = (0.0, -0.009, 0.0, -2.353, 0.0, 2.344, np.pi / 4)
 _HOME_PULL = 0.05  # share of the way home, within the null space, that one call of `inverse` takes
 _CONVERGED = 1e-6  # m and rad together
 _IDENTITY = np.eye(6)
 
 
 class Arm:
-    """Forward and inverse kinematics of a seven-joint arm with a two-finger hand.
+    """Forward and inverse kinematics of an arm of six or more revolute joints, N in all, and its gripper.
 
     Every method is a function of its arguments alone. One instance serves one thread at a time
     (Pinocchio computes in a scratch area that the instance owns).
 
     Attributes:
-        joint_names: the seven revolute joints, base to tool.
-        finger_joint_names: the prismatic joints of the hand.
-        lower, upper: position limits, rad, float64 (7,).
-        velocity_limit: rad/s, float64 (7,).
-        effort_limit: N m, float64 (7,).
-        home: ready pose, tool straight down about 0.23 m above the table, float64 (7,).
+        robot: what `config/robots/` says of it.
+        joint_names: the revolute joints, base to tool.
+        finger_joint_names: the prismatic joints of the hand, if the URDF has them.
+        lower, upper: position limits, rad, float64 (N,).
+        velocity_limit: rad/s, float64 (N,).
+        effort_limit: N m, float64 (N,).
+        home: ready pose, tool straight down, float64 (N,).
     """
 
-    def __init__(self, urdf: Path | None = None, tool_frame: str = "panda_hand_tcp") -> None:
-        """Loads a URDF, by default the Panda that ships with rl_ros.
+    def __init__(self, robot: str = "panda", urdf: Path | None = None) -> None:
+        """Loads the URDF of a robot.
+
+        Args:
+            robot: name of one in `config/robots/`, or a path.
+            urdf: another description of the same robot.
 
         Raises:
-            UserError: the URDF cannot be read, does not have seven revolute joints, or has no such frame.
+            UserError: there is no such robot, its URDF cannot be read, has other joints than its home or no such frame.
         """
-        self.urdf = urdf or share_file("urdf/panda.urdf")
+        self.robot = Robot.load(robot)
+        self.urdf, tool_frame = urdf or share_file(self.robot.urdf), self.robot.tool_frame
         try:
             whole = pinocchio.buildModelFromUrdf(str(self.urdf))
         except (ValueError, RuntimeError) as error:
@@ -52,8 +57,9 @@ class Arm:
         model = pinocchio.buildReducedModel(
             whole, [whole.getJointId(name) for name in prismatic], pinocchio.neutral(whole)
         )
-        if model.nq != 7 or model.nv != 7:
-            raise UserError(f"{self.urdf} has {model.nv} arm joints; rl_ros expects 7 revolute joints.")
+        expected = len(self.robot.home)
+        if model.nq != expected or model.nv != expected:
+            raise UserError(f"{self.urdf} has {model.nv} arm joints; {self.robot.name} has {expected} revolute joints.")
         if not model.existFrame(tool_frame):
             raise UserError(f"{self.urdf} has no frame named {tool_frame}.")
         self._model = model
@@ -66,25 +72,25 @@ class Arm:
         self.upper: NDArray[np.float64] = model.upperPositionLimit.copy()
         self.velocity_limit: NDArray[np.float64] = model.upperVelocityLimit.copy()
         self.effort_limit: NDArray[np.float64] = model.upperEffortLimit.copy()
-        self.home: NDArray[np.float64] = np.array(_PANDA_HOME)
+        self.home: NDArray[np.float64] = np.array(self.robot.home)
 
     def forward(self, positions: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Pose of the tool: position (3,), m, and rotation matrix (3, 3), for joint positions (7,).
+        """Pose of the tool: position (3,), m, and rotation matrix (3, 3), for joint positions (N,).
 
         Raises:
-            ValueError: positions are not seven finite numbers.
+            ValueError: positions are not N finite numbers.
         """
-        pinocchio.framesForwardKinematics(self._model, self._data, _finite("positions", positions, (7,)))
+        pinocchio.framesForwardKinematics(self._model, self._data, _finite("positions", positions, self.home.shape))
         pose = self._data.oMf[self._frame]
         return pose.translation.copy(), pose.rotation.copy()
 
     def jacobian(self, positions: ArrayLike) -> NDArray[np.float64]:
-        """Jacobian (6, 7) at the tool in world axes: rows are linear (m/rad), then angular (rad/rad) velocity.
+        """Jacobian (6, N) at the tool in world axes: rows are linear (m/rad), then angular (rad/rad) velocity.
 
         Raises:
-            ValueError: positions are not seven finite numbers.
+            ValueError: positions are not N finite numbers.
         """
-        return self._jacobian(_finite("positions", positions, (7,)), pinocchio.LOCAL_WORLD_ALIGNED)
+        return self._jacobian(_finite("positions", positions, self.home.shape), pinocchio.LOCAL_WORLD_ALIGNED)
 
     def inverse(
         self,
@@ -101,20 +107,22 @@ class Arm:
         of small steps does not wander through the redundant direction. Results keep to the joint limits.
 
         Args:
-            seed_positions: joint positions to start from, (7,).
+            seed_positions: joint positions to start from, (N,).
             position: wanted tool position, m, (3,).
             rotation: wanted tool rotation matrix, (3, 3).
             iterations: the most steps to take; fewer are taken once the error is below 1e-6.
             damping: trades accuracy near singular poses for smaller joint steps.
 
         Returns:
-            Joint positions, float64 (7,), and the error that remains: the norm of (m, rad) together.
+            Joint positions, float64 (N,), and the error that remains: the norm of (m, rad) together.
             A large error says that the pose is out of reach, not that something failed.
 
         Raises:
             ValueError: an argument has the wrong shape or is not finite.
         """
-        positions = np.minimum(np.maximum(_finite("seed_positions", seed_positions, (7,)), self.lower), self.upper)
+        positions = np.minimum(
+            np.maximum(_finite("seed_positions", seed_positions, self.home.shape), self.lower), self.upper
+        )
         target = pinocchio.SE3(_finite("rotation", rotation, (3, 3)), _finite("position", position, (3,)))
         regularisation = damping**2 * _IDENTITY
         pull: NDArray[np.float64] | None = _HOME_PULL * (self.home - positions)
@@ -150,7 +158,7 @@ class Arm:
         return np.array([[cosine, sine, 0.0], [sine, -cosine, 0.0], [0.0, 0.0, -1.0]])
 
     def _jacobian(self, positions: NDArray[np.float64], axes: "pinocchio.ReferenceFrame") -> NDArray[np.float64]:
-        """The Jacobian (6, 7) at the tool in the given axes; leaves the tool's pose in the scratch area."""
+        """The Jacobian (6, N) at the tool in the given axes; leaves the tool's pose in the scratch area."""
         pinocchio.computeJointJacobians(self._model, self._data, positions)
         pinocchio.updateFramePlacement(self._model, self._data, self._frame)
         return pinocchio.getFrameJacobian(self._model, self._data, self._frame, axes)
@@ -169,3 +177,8 @@ def _finite(name: str, value: ArrayLike, shape: tuple[int, ...]) -> NDArray[np.f
     if not all(map(math.isfinite, array.ravel().tolist())):
         raise ValueError(f"{name} must be finite, not {array.tolist()}")
     return array
+
+
+def quaternion(rotation: NDArray[np.float64]) -> NDArray[np.float64]:
+    """A rotation matrix (3, 3) as x, y, z, w."""
+    return np.array(eigenpy.Quaternion(rotation).coeffs())

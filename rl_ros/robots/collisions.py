@@ -48,13 +48,13 @@ class Clearance:
             request.security_margin = distance
 
     def kept(self, positions: NDArray[np.float64]) -> bool:
-        """Whether every pair is further apart than the distance to keep, at joint positions (7,) rad."""
+        """Whether every pair is further apart than the distance to keep, at joint positions (N,) rad."""
         return not pinocchio.computeCollisions(
             self._model, self._data, self._shapes, self._results, positions, stop_at_first_collision=True
         )
 
     def nearest(self, positions: NDArray[np.float64]) -> tuple[float, str]:
-        """Distance in m of the nearest pair at joint positions (7,) rad, negative where they overlap; and their names.
+        """Distance in m of the nearest pair at joint positions (N,) rad, negative where they overlap; and their names.
 
         Takes several times longer than `kept`.
         """

@@ -28,8 +28,8 @@ class Motion:
     velocity: Vector
     """Of the tool, (3,) m/s."""
     gripper: Vector
-    joint_velocity: Vector = field(default_factory=lambda: np.zeros(7))
-    """rad/s over the next control period."""
+    joint_velocity: Vector = field(default_factory=lambda: np.zeros(0))
+    """rad/s over the next control period, once inverse kinematics has found it."""
     error: float = 0.0
     """What inverse kinematics missed the target by."""
     codes: list[Code] = field(default_factory=list)
@@ -52,7 +52,7 @@ class Moved:
     """rad/s that was measured over the period before; None where the arm came from rest."""
 
     def seen(self, request: Request) -> Vector:
-        """rad/s (7,) measured since then."""
+        """rad/s (N,) measured since then."""
         return (request.measured - self.measured) / ((request.stamp - self.stamp) * 1e-9)
 
 
@@ -303,13 +303,14 @@ def _joint_speed(guard: Guard, motion: Motion) -> None:
     for other in (newest, *([guard.last.positions] if guard.last else [])):
         ahead = (other - request.measured) / guard.period
         low, high = _both(low, high, ahead - most, ahead + most)
-    _reduce(motion, _clip(np.zeros(7), low, high), low, high, Code.JOINT_SPEED_LIMITED)
+    _reduce(motion, _clip(np.zeros_like(low), low, high), low, high, Code.JOINT_SPEED_LIMITED)
 
 
 def _acceleration(guard: Guard, motion: Motion) -> None:
     """Against the last command, and against the measured velocity."""
     last, change = guard.last, guard.acceleration * guard.period
-    commanded, seen = (last.velocity, last.seen(motion.request)) if last else (np.zeros(7), np.zeros(7))
+    rest = np.zeros_like(change)
+    commanded, seen = (last.velocity, last.seen(motion.request)) if last else (rest, rest)
     low, high = _both(seen - change, seen + change, commanded - change, commanded + change)
     _brake(guard, motion, _clip(commanded, low, high), low, high, Code.ACCELERATION_LIMITED)
 
@@ -317,7 +318,7 @@ def _acceleration(guard: Guard, motion: Motion) -> None:
 def _jerk(guard: Guard, motion: Motion) -> None:
     """Against the last two commands, and against the last two measured velocities."""
     last, change = guard.last, guard.jerk * guard.period**2
-    commanded = last.velocity + last.acceleration * guard.period if last else np.zeros(7)
+    commanded = last.velocity + last.acceleration * guard.period if last else np.zeros_like(change)
     low, high = commanded - change, commanded + change
     if last and last.seen_velocity is not None:
         seen = 2.0 * last.seen(motion.request) - last.seen_velocity
@@ -409,7 +410,7 @@ def _reduce(motion: Motion, start: Vector, low: Vector, high: Vector, code: Code
         return
     change = wanted - start
     room = np.where(change > 0, high - start, low - start)
-    share = np.min(np.divide(room, change, out=np.ones(7), where=np.abs(change) > 1e-12))
+    share = np.min(np.divide(room, change, out=np.ones_like(change), where=np.abs(change) > 1e-12))
     motion.joint_velocity = start + max(share, 0.0) * change
     motion.codes.append(code)
 

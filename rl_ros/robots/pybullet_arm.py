@@ -17,6 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from rl_ros.errors import UserError
 from rl_ros.robots.arm import Arm
+from rl_ros.schema import plain_yaml
 
 Range = tuple[float, float]
 Vector = tuple[float, float, float]
@@ -120,7 +121,7 @@ class Scene:
             UserError: the file cannot be read, or a key is unknown, missing or of the wrong type.
         """
         try:
-            content = yaml.safe_load(path.read_text(encoding="utf-8"))
+            content = plain_yaml(path.read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
             raise UserError(f"{path} cannot be read as a scene: {' '.join(str(error).split())}.") from error
         scene: Scene = _parse(cls, content, str(path), "")

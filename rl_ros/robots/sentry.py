@@ -108,7 +108,13 @@ class Sentry:
         self.checks = [check for check in CHECKS if check.name not in disabled]
         self.disabled = disabled
         self.joints = Key(
-            JOINT_STATES, "sensor_msgs/msg/JointState", "position", (7,), "float64", "rad", names=arm.joint_names
+            JOINT_STATES,
+            "sensor_msgs/msg/JointState",
+            "position",
+            arm.home.shape,
+            "float64",
+            "rad",
+            names=arm.joint_names,
         )
         keys: dict[str, Key] = {**contract.action, "joints": self.joints}
         if contract.goal.policy_input and "goal" not in disabled:
@@ -116,7 +122,7 @@ class Sentry:
         self.actions = Assembler(keys, "linear_velocity")
         self.action_topics = {channel.topic for channel in contract.action.values()}
         self.measured: Vector | None = None
-        """Joint positions (7,) rad; None until the first are heard."""
+        """Joint positions (N,) rad; None until the first are heard."""
         self.measured_stamp = 0
         self.measured_at = now
         self.gripper = 1.0 if "gripper" in contract.action else 0.0

@@ -64,7 +64,7 @@ _PASSED = frozenset(code for code in Code if code.value.endswith("_limited")) | 
 
 @dataclass(frozen=True)
 class Limits:
-    """What the guard allows. Lengths in m, in the arm's base frame; one number for each joint where there are seven."""
+    """What the guard allows. Lengths in m, in the arm's base frame; and one number for each joint."""
 
     workspace_low: tuple[float, ...]
     workspace_high: tuple[float, ...]
@@ -93,14 +93,14 @@ class Limits:
     """m and rad together that inverse kinematics may miss by."""
 
     @classmethod
-    def of(cls, settings: Mapping[str, Any]) -> "Limits":
-        """From the parameters of `arm_guard` by name; `config/nodes.yaml` holds their defaults.
+    def of(cls, settings: Mapping[str, Any], joints: int = 7) -> "Limits":
+        """From the parameters of `arm_guard` by name; `config/nodes.yaml` holds their defaults, those of the Panda.
 
         Raises:
             UserError: a list has the wrong number of entries.
         """
         values = {entry.name: settings[entry.name] for entry in fields(cls) if entry.name in settings}
-        sizes = {"workspace_low": 3, "workspace_high": 3, "joint_acceleration": 7, "joint_jerk": 7}
+        sizes = {"workspace_low": 3, "workspace_high": 3, "joint_acceleration": joints, "joint_jerk": joints}
         for name, size in sizes.items():
             if len(values[name]) != size:
                 raise UserError(f"node arm_guard: {name}: expected {size} numbers, got {len(values[name])}.")
@@ -129,7 +129,7 @@ class Request:
     gripper: Vector
     """(1,), 0 closed to 1 open."""
     measured: Vector
-    """Joint positions (7,) rad at that stamp; finite."""
+    """Joint positions (N,) rad at that stamp; finite."""
     measured_stamp: int
     """ns, of the newest joint state."""
     held_gripper: float
@@ -137,14 +137,14 @@ class Request:
     goal: Vector | None = None
     """The desired goal, where the policy is given one."""
     newest: Vector | None = None
-    """Joint positions (7,) rad of the newest joint state, to hold; None where that is the one measured."""
+    """Joint positions (N,) rad of the newest joint state, to hold; None where that is the one measured."""
     waited: float = 0.0
     """s on a steady clock since the action came."""
 
 
 @dataclass(frozen=True)
 class Command:
-    """What goes to the controllers: joint positions (7,) rad and the gripper, 0 closed to 1 open."""
+    """What goes to the controllers: joint positions (N,) rad and the gripper, 0 closed to 1 open."""
 
     positions: Vector
     gripper: float

@@ -406,7 +406,7 @@ def _guard(contract: Contract) -> tuple[Guard, float]:
         contract.period,
         disabled=[check.name for check in GUARD_CHECKS if check.name not in CHECKS],
     )
-    return guard, float(defaults["gripper_opening"])
+    return guard, _arm().robot.gripper.open
 
 
 for _name, _task in TASKS.items():

@@ -19,6 +19,8 @@ WARM_UP = 3
 class Actor(Protocol):
     """Answers a tick with an action."""
 
+    name: str
+    """One of `contract.ACTORS`, for the record."""
     privileged: bool
     """Whether it needs auxiliary values."""
 
@@ -32,6 +34,7 @@ class Actor(Protocol):
 class ExpertActor:
     """A scripted expert."""
 
+    name = "scripted"
     privileged = True
 
     def __init__(self, expert: Expert) -> None:
@@ -59,6 +62,7 @@ class BundleActor:
             was exported, or is too slow.
     """
 
+    name = "policy"
     privileged = False
 
     def __init__(self, directory: str, contract: Contract, deadline: float = 0.0) -> None:
@@ -102,7 +106,7 @@ class ExploringActor:
     """
 
     def __init__(self, actor: Actor, contract: Contract, share: float) -> None:
-        self.actor, self.share, self.privileged = actor, share, actor.privileged
+        self.actor, self.share, self.privileged, self.name = actor, share, actor.privileged, actor.name
         self._low, self._high, self._discrete = contract.action_low, contract.action_high, contract.action_discrete
         self._rng = np.random.default_rng(0)
 

@@ -33,6 +33,7 @@ import safetensors.numpy
 from rl_ros import __version__
 from rl_ros.contract import Contract, difference
 from rl_ros.errors import UserError
+from rl_ros.training.onnx_file import ONNX_ERRORS, refuse_strange_onnx
 
 if TYPE_CHECKING:
     import torch
@@ -44,6 +45,13 @@ ANSWERS = "action"
 """Name of torch's answers among the tensors of the sample, (n, A): several where it found them equally good."""
 DESIRED_GOAL = "desired_goal"
 """Name of the goal among the inputs of `policy.onnx`."""
+FILE_LIMIT, DESCRIPTION_LIMIT = 1 << 31, 1 << 26
+"""Bytes of a file of a bundle."""
+_DESCRIBED: dict[str, type] = {
+    "contract": dict, "algorithm": str, "configuration": dict, "normalisation": dict, "versions": dict,
+    "metrics": dict, "source_episodes": list, "sha256": dict,
+}  # fmt: skip
+_ONNX_TYPES = {"uint8": "tensor(uint8)", "float32": "tensor(float)", "float64": "tensor(double)"}
 TOLERANCE = 1e-5
 """Largest difference between ONNX and torch that may be exported, as a share of each action's range."""
 
@@ -57,13 +65,27 @@ class OnnxPolicy:
     Deterministic: the same observation gives the same bits.
     """
 
-    def __init__(self, model: bytes, contract: Contract) -> None:
+    def __init__(self, model: bytes, contract: Contract, source: str = POLICY) -> None:
+        refuse_strange_onnx(model, source)
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = options.inter_op_num_threads = 1
         options.log_severity_level = 3
         self.contract = contract
-        self._session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-        self._inputs = tuple(entry.name for entry in self._session.get_inputs())
+        try:
+            self._session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        except ONNX_ERRORS as error:
+            reason = " ".join(str(error).split())[:200]
+            raise UserError(f"{source}: onnxruntime cannot load it: {reason}; copy the bundle again.") from error
+        inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
+        self._inputs = tuple(entry.name for entry in inputs)
+        keys = {**contract.observation, DESIRED_GOAL: contract.goal.desired_goal}
+        wanted = {name: (_ONNX_TYPES[key.dtype], list(key.shape)) for name, key in keys.items()}
+        for entry in inputs:
+            if wanted.get(entry.name) != (entry.type, list(entry.shape)):
+                raise UserError(f"{source}: its input {entry.name} is none of the contract's, or of another shape.")
+        action = ("tensor(float)", [len(contract.action_low)])
+        if len(outputs) != 1 or (outputs[0].type, list(outputs[0].shape)) != action:
+            raise UserError(f"{source}: its output is not an action of {action[1][0]} numbers.")
 
     def act(self, observation: Mapping[str, np.ndarray], desired_goal: np.ndarray) -> np.ndarray:
         """The action for one observation.
@@ -115,10 +137,7 @@ class Bundle:
         Raises:
             UserError: it cannot be run, or does not answer the sample as it did when it was exported.
         """
-        try:
-            policy = OnnxPolicy(self.model, self.contract)
-        except Exception as error:  # noqa: BLE001  (onnxruntime raises classes of its own, without a common base)
-            raise UserError(f"{self.directory / POLICY}: cannot be run: {error}.") from error
+        policy = OnnxPolicy(self.model, self.contract, str(self.directory / POLICY))
         if self.sample is not None:
             self._compare(policy, self.sample)
         return policy
@@ -130,7 +149,7 @@ class Bundle:
             answers = values.pop(ANSWERS)
             action = policy.act(values, values.pop(DESIRED_GOAL))
             error = _difference(action, answers, self.contract)
-        except Exception as problem:  # noqa: BLE001  (as above)
+        except Exception as problem:  # noqa: BLE001  (onnxruntime's have no common base)
             raise UserError(f"{where}: the policy cannot answer its own sample: {problem}.") from problem
         if not error <= TOLERANCE:
             raise UserError(
@@ -139,8 +158,15 @@ class Bundle:
             )
 
     def state(self) -> dict[str, np.ndarray]:
-        """The tensors that training resumes from, by name."""
-        tensors: dict[str, np.ndarray] = safetensors.numpy.load(self.weights)
+        """The tensors that training resumes from, by name.
+
+        Raises:
+            UserError: the weights are damaged.
+        """
+        try:
+            tensors: dict[str, np.ndarray] = safetensors.numpy.load(self.weights)
+        except (safetensors.SafetensorError, ValueError, KeyError, TypeError, OverflowError) as error:
+            raise UserError(f"{self.directory / WEIGHTS}: damaged: {str(error)[:200]}; train it again.") from error
         return tensors
 
 
@@ -157,12 +183,15 @@ def load_bundle(directory: str | Path) -> Bundle:
     try:
         data = json.loads(description)
         version = data["format"]
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise UserError(f"{directory / DESCRIPTION}: damaged; copy or train the bundle again.") from error
     if version != FORMAT:
         raise UserError(
             f"{directory}: a policy bundle of format {version!r}; this version of rl_ros reads format {FORMAT}."
         )
+    for name, kind in _DESCRIBED.items():
+        if name in data and not isinstance(data[name], kind):
+            raise UserError(f"{directory / DESCRIPTION}: damaged ({name} is no {kind.__name__}); train it again.")
     files = {}
     hashes = data.get("sha256", {})
     for name in (POLICY, WEIGHTS, *([SAMPLE] if SAMPLE in hashes else [])):
@@ -180,7 +209,7 @@ def load_bundle(directory: str | Path) -> Bundle:
             normalisation=data["normalisation"],
             versions=data["versions"],
             metrics=data["metrics"],
-            source_episodes=tuple(data["source_episodes"]),
+            source_episodes=tuple(str(source) for source in data["source_episodes"]),
             model=files[POLICY],
             weights=files[WEIGHTS],
             sample=files.get(SAMPLE),
@@ -333,7 +362,9 @@ def _difference(action: np.ndarray, answers: np.ndarray, contract: Contract) -> 
 
 
 def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except FileNotFoundError as error:
-        raise UserError(f"{path}: missing, so the policy bundle is not whole; copy or train it again.") from error
+    if not path.is_file():
+        raise UserError(f"{path}: missing, so the policy bundle is not whole; copy or train it again.")
+    limit = DESCRIPTION_LIMIT if path.name == DESCRIPTION else FILE_LIMIT
+    if path.stat().st_size > limit:
+        raise UserError(f"{path}: larger than {limit >> 20} MB; no policy of rl_ros is.")
+    return path.read_bytes()

@@ -38,6 +38,8 @@ def train(
     source_episodes: Sequence[str] = (),
     hindsight: Hindsight | None = None,
     held_out: float = HELD_OUT,
+    human: np.ndarray | None = None,
+    human_share: float = 0.0,
 ) -> Path:
     """Train a policy on recorded episodes and write `out/metrics.csv`, events for TensorBoard and `out/bundle/`.
 
@@ -58,12 +60,16 @@ def train(
         hindsight: how goals are relabelled, for algorithms that do not choose their goals themselves.
         held_out: share of the episodes that are not learned from: for the validation loss, and for
             `rl_ros evaluate --offline`.
+        human: where a person acted, bool (rows of the memory,); those ticks count as demonstrations (Rajeswaran et al.
+            2017, 1709.10087; interventions: Kelly et al. 2019, 1810.02890).
+        human_share: of each batch from those, symmetric sampling at 0.5 (Ball et al. 2023, 2302.02948); 0 as they come.
 
     Returns:
         The bundle's directory.
 
     Raises:
-        UserError: an unknown algorithm or setting, or not exactly one of `seconds` and `updates`.
+        UserError: an unknown algorithm or setting, not exactly one of `seconds` and `updates`, or a share of a person's
+            ticks where there are none.
     """
     if (seconds is None) == (updates is None) or (seconds or updates or 0) <= 0:
         raise UserError("training takes either a positive number of seconds or of updates; give one of them.")
@@ -73,6 +79,10 @@ def train(
     learner.hindsight = hindsight
     generator = np.random.default_rng(seed)
     training_rows, validation_rows = split_episodes(memory, generator, held_out)
+    human_rows = training_rows[human[training_rows]] if human is not None else training_rows[:0]
+    shown = round(human_share * learner.config.batch_size)
+    if shown and not len(human_rows):
+        raise UserError("no tick to learn from was acted by a person, so there is no share of them to take.")
     validation = None
     if len(validation_rows):
         rows = generator.choice(validation_rows, (1, VALIDATION_SIZE))
@@ -85,7 +95,11 @@ def train(
         while fraction < 1.0:
             # Indices for many updates are drawn at once: one call of the generator for all of them.
             rows = training_rows[generator.integers(0, len(training_rows), (LOG_EVERY, batch_size))]
-            for batch in learner.batches(memory, rows, generator):
+            if shown:
+                rows[:, :shown] = human_rows[generator.integers(0, len(human_rows), (LOG_EVERY, shown))]
+            for index, batch in enumerate(learner.batches(memory, rows, generator)):
+                if human is not None:
+                    batch.demonstration = human[rows[index]]
                 learner.schedule(fraction)
                 latest = learner.update(batch)
                 update += 1

@@ -42,6 +42,8 @@ class DataSource:
     """Directory of the decoded bags; beside them if empty."""
     held_out: float = 0.0
     """Share of the episodes that training left out."""
+    actors: tuple[str, ...] = ()
+    """Whose actions were learned from; everybody's if empty."""
 
     def read(self, bundle: Bundle) -> tuple[ReplayMemory, list[str]]:
         """The episodes under the bundle's contract, and the bag that each is from.
@@ -55,6 +57,8 @@ class DataSource:
         dataset = load_columns(paths, bundle.contract, cache, Cuts(self.split_on, self.split_at))
         if self.task:
             dataset = read_layer(dataset, self.task).over(dataset)
+        if self.actors:
+            dataset = dataset.of_actors(self.actors)
         return ReplayMemory(dataset.columns), [episode.source for episode in dataset.episodes]
 
 
