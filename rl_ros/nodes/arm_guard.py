@@ -2,6 +2,7 @@
 
 import math
 from collections import Counter
+from dataclasses import replace
 
 from std_srvs.srv import Trigger
 
@@ -37,7 +38,11 @@ class ArmGuard(Node):
         super().__init__("arm_guard")
         settings, self.arm = self.settings, Arm(self.settings["arm"])
         disabled = parse_disabled(settings["disabled_checks"])
+        self.dry = settings["brings_home"] and not settings["controllers"]
+        """Whether there is a real arm that is told nothing."""
         watch = Watch.of(settings, self.contract.period)
+        if self.dry:  # an arm that is told nothing stands still and is none the worse for it
+            watch = replace(watch, frozen=math.inf)
         limits = Limits.of(settings, len(self.arm.joint_names))
         self.sentry = Sentry(self.contract, self.arm, limits, watch, steady(), disabled)
         self.told = {
@@ -45,8 +50,6 @@ class ArmGuard(Node):
             "heartbeat": f"{settings['heartbeat']:g} s" if settings["heartbeat"] else "off",
         }
         """In every state, and thus in every bag."""
-        self.dry = settings["brings_home"] and not settings["controllers"]
-        """Whether there is a real arm that is told nothing."""
         if self.dry:
             self.told["dry_run"] = "true"
             self.get_logger().warning("dry run: the controllers are told nothing; see /arm_guard/arm_command")
