@@ -220,7 +220,7 @@ def test_no_action_of_a_flood_moves_the_arm(post: Post) -> None:
     assert set(post.codes()) == {Code.BURST}
     post.later(0.2)
     post.answers.clear()
-    assert [answer.command.code for answer in post.act()] == [Code.OK]
+    assert post.act()[-1].command.code is Code.OK  # the rest of the flood is incomplete
 
 
 def test_in_lockstep_neither_bursts_nor_waiting_are_faults(arm: Arm) -> None:
