@@ -1,7 +1,6 @@
 """What a robot is to rl_ros: `config/robots/NAME.yaml`, read into one dataclass. No kinematics, no ROS."""
 
 from dataclasses import dataclass, field, fields
-from functools import cache
 from pathlib import Path
 from typing import Literal
 
@@ -63,7 +62,6 @@ class Robot:
         }
 
     @classmethod
-    @cache
     def load(cls, name: str) -> "Robot":
         """The robot of that name in `config/robots/`, or of a path to a YAML file of that form.
 

@@ -3,8 +3,6 @@
 import base64
 import dataclasses
 import json
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +11,8 @@ import numpy as np
 import pytest
 
 from rl_ros.bringup import Supervisor, environment
+from rl_ros.cli import main
+from rl_ros.commands import preflight as command
 from rl_ros.episodes import messages
 from rl_ros.graph import load_graph, resolve
 from rl_ros.robots.arm import Arm
@@ -64,6 +64,17 @@ def test_nothing_is_wrong_with_a_robot_that_is_ready(tmp_path: Path) -> None:
     assert not [each for each in found if each.status == "failure"]
     assert {each.check for each in found} >= {"domain", "clock", "shared memory", "images", "QoS", "drivers", "limits"}
     assert all(each.fix for each in found if each.status != "ok")
+
+
+@pytest.mark.parametrize("bags", ["", "somewhere"])
+def test_a_graph_expects_of_the_drivers_what_it_does_not_publish_itself(bags: str) -> None:
+    graph = evidence(bags=bags).graph
+    required = {
+        topic
+        for topic, listeners in preflight.expected(graph).items()
+        if not all(endpoint.qos.startswith("recorded") for _, endpoint in listeners)
+    }
+    assert required == {"/joint_states", CAMERA, "/object/pose"}
 
 
 def without(topic: str) -> Callable[[dict], None]:
@@ -143,10 +154,14 @@ def test_a_graph_that_runs_already_is_a_failure() -> None:
     assert [each.status for each in preflight.check_domain(evidence())] == ["ok"]
 
 
-def test_the_command_ends_with_json_and_the_status_of_its_worst(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "rl_ros.cli", "preflight", "reach", "policy:=nowhere"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
-    assert done.returncode == 1, done.stdout
-    told = json.loads(done.stdout.splitlines()[-1])
-    assert told["failure"] == 1  # and images of 640x480 came through from one process to another
-    assert "failure" in next(line for line in done.stdout.splitlines() if "policy" in line and "│" in line)
+def test_the_command_ends_with_json_and_the_status_of_its_worst(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # The probe itself runs in test_real_arm.py, beside an arm.
+    monkeypatch.setattr(command, "_probe", lambda *given, **how: {"frames": command.FRAMES, "topics": air()})
+    assert main(["preflight", "reach"]) == 0
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["failure"] == 0
+    assert main(["preflight", "reach", "policy:=nowhere"]) == 1
+    told = capsys.readouterr().out.splitlines()
+    assert json.loads(told[-1])["failure"] == 1
+    assert any("policy" in line and "failure" in line for line in told)

@@ -215,53 +215,47 @@ def figures(log: Path) -> dict:
     return json.loads(log.read_text().splitlines()[-1])
 
 
-def test_a_short_task_on_a_real_arm_end_to_end(tmp_path: Path) -> None:
-    log = tmp_path / "arm.log"
-    arguments = {"robot": "real", "lockstep": "false", "bags": str(tmp_path / "bags")}
+def test_preflight_a_dry_run_and_a_short_task_on_a_real_arm(tmp_path: Path) -> None:
+    log, dry, bags = tmp_path / "arm.log", tmp_path / "dry", tmp_path / "bags"
+    rl_ros = [sys.executable, "-m", "rl_ros.cli"]
+
+    def run(*arguments: str) -> str:
+        done = subprocess.run([*rl_ros, *arguments], capture_output=True, text=True, timeout=90, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
     with fake_arm("panda", log):
+        checked = run("preflight", "reach", "robot:=real", "--seconds", "1")
+        shown = run("up", "reach", "robot:=real", "--dry-run", "episodes:=1", "episode_length:=20", f"bags:={dry}")
+        untouched = figures(log)
+        arguments = {"robot": "real", "lockstep": "false", "bags": str(bags)}
         results = run_episodes("reach", arguments, 1, tmp_path / "run")
     told = figures(log)
+
+    # Before anything moves: whatever the graph needs is there, and so is the way of large images.
+    assert json.loads(checked.splitlines()[-1])["failure"] == 0
+
+    # A dry run prints the graph, as always, moves nothing, and shows what it would do.
+    assert "controllers: False" in shown
+    assert "would move the joints by" in shown
+    assert untouched["arm"]["accepted"] == untouched["gripper"]["accepted"] == untouched["moved"] == 0
+    [path] = find_bags(dry)
+    states = [status_of(m.cdr) for m in read_bag(path).read(("/arm_guard/state",))]
+    assert {state.values["dry_run"] for state in states} == {"true"}
+    commands = [decode(m.type, m.cdr) for m in read_bag(path).read(("/arm_controller/joint_trajectory",))]
+    assert len(commands) > 10
+
+    # The arm comes home and does its task, and its controllers find nothing to complain of.
     assert [episode["outcome"] for episode in results.episodes] == ["success"], told
     for part in ("arm", "gripper"):
         assert told[part]["accepted"] > 50
         assert not told[part]["rejected"]
         assert not told[part]["aborted"]
-    [path] = find_bags(tmp_path / "bags")
+    [path] = find_bags(bags)
     episodes, refused = read_episodes([path], Contract.load("reach"))
     assert not refused
-    assert set(episodes[0].actor) <= {0, 1 + ACTORS.index("policy")}
-    assert (episodes[0].actor[episodes[0].has_transition] == 1 + ACTORS.index("policy")).all()
+    policy = 1 + ACTORS.index("policy")
+    assert episodes[0].actor is not None
+    assert (episodes[0].actor[episodes[0].has_transition] == policy).all()
     # What is recorded has the stamp of the observation it answers; the controller was told to begin at once.
     assert all(stamp_of(m.cdr) for m in read_bag(path).read(("/arm_controller/joint_trajectory",)))
-
-
-def test_a_dry_run_moves_nothing_and_shows_what_it_would(tmp_path: Path) -> None:
-    log, bags = tmp_path / "arm.log", tmp_path / "bags"
-    command = [
-        sys.executable,
-        "-m",
-        "rl_ros.cli",
-        "up",
-        "reach",
-        "robot:=real",
-        "--dry-run",
-        "episodes:=1",
-        "episode_length:=20",
-    ]
-    check = [*command[:3], "preflight", "reach", "robot:=real", f"bags:={bags}", "--seconds", "1"]
-    with fake_arm("panda", log):
-        checked = subprocess.run(check, capture_output=True, text=True, timeout=90, check=False)
-        done = subprocess.run([*command, f"bags:={bags}"], capture_output=True, text=True, timeout=90, check=False)
-    told = figures(log)
-    # Before anything moves: whatever the graph needs is there.
-    assert checked.returncode == 0, checked.stdout
-    assert json.loads(checked.stdout.splitlines()[-1])["failure"] == 0
-    assert done.returncode == 0, done.stdout
-    assert "controllers: False" in done.stdout  # the graph, as always
-    assert "would move the joints by" in done.stdout
-    assert told["arm"]["accepted"] == told["gripper"]["accepted"] == told["moved"] == 0
-    [path] = find_bags(bags)
-    states = [status_of(m.cdr) for m in read_bag(path).read(("/arm_guard/state",))]
-    assert {state.values["dry_run"] for state in states} == {"true"}
-    commands = [decode(m.type, m.cdr) for m in read_bag(path).read(("/arm_controller/joint_trajectory",))]
-    assert len(commands) > 10

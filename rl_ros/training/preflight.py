@@ -276,7 +276,7 @@ def check_arm(evidence: Evidence) -> Iterator[Finding]:
         found = f"checks are turned off: {settings['disabled_checks']}"
         yield Finding("limits", "warning", found, "leave disabled_checks empty")
     if evidence.real and not settings["heartbeat"]:
-        fix = "set heartbeat, and publish operator/heartbeat from where the operator stands"
+        fix = "heartbeat:=0.5, and publish operator/heartbeat from where the operator stands"
         yield Finding("operator", "warning", "silence of the operator does not stop the arm", fix)
     joints = next((found for topic, found in evidence.air.items() if topic.endswith("joint_states")), None)
     if joints and "cdr" in joints:
