@@ -279,7 +279,7 @@ def faults(bad: dict[str, Path], period: float) -> list[Fault]:
         Fault("joint positions permuted", filtered(joints(permuted), JOINTS), invalid),
         Fault("NaN in joint states", filtered(joints(not_numbers), JOINTS), invalid),
         Fault("encoders frozen", frozen_encoders, ("joint_states_frozen",)),
-        Fault("clock stops", clock_stops, silent),
+        Fault("clock stops", clock_stops, (*silent, "too_often")),
         Fault("clock jumps back", back, ("clock_jump",)),
         Fault("clock jumps ahead", ahead, ("clock_jump",)),
         Fault("camera frozen", frozen_camera, ("watchdog",), told="image: frozen"),

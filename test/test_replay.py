@@ -142,6 +142,7 @@ def test_what_answers_an_observation_is_left_to_live_nodes(recorded: dict[str, s
         "/arm_controller/joint_trajectory",
         "/gripper_controller/joint_trajectory",
         "/arm_guard/state",
+        "/diagnostics",
     }
     assert played["/camera/image_raw"] == "sensor_msgs/msg/Image"
 
