@@ -6,7 +6,7 @@ No ROS here: `rl_ros.nodes.arm_sim` puts this behind the topics of a real arm.
 
 import math
 import typing
-from dataclasses import dataclass, fields, is_dataclass, replace
+from dataclasses import MISSING, dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -111,6 +111,8 @@ class Scene:
     light: Light
     start: Start
     randomisation: Randomisation
+    hand_colour: tuple[float, ...] = ()
+    """Of the hand and the fingers, where it is to be seen well; empty leaves that of the URDF."""
 
     @classmethod
     def load(cls, path: Path) -> "Scene":
@@ -135,6 +137,8 @@ class Scene:
                     raise UserError(f"{path}: {where}: {axis} must be [least, most], not [{least}, {most}].")
         if len({item.name for item in scene.objects}) < len(scene.objects):
             raise UserError(f"{path}: every object needs a name of its own.")
+        if scene.hand_colour and len(scene.hand_colour) != 3:
+            raise UserError(f"{path}: hand_colour must be red, green and blue, not {list(scene.hand_colour)}.")
         if min(scene.camera.width, scene.camera.height) < 1 or not 0 < scene.camera.field_of_view < np.pi:
             raise UserError(f"{path}: camera: width and height must be at least 1, field_of_view within 0..pi rad.")
         return scene
@@ -150,10 +154,10 @@ def _parse(kind: Any, value: Any, file: str, key: str) -> Any:
         for name in value:
             if name not in known:
                 raise UserError(f"{file}: unknown key {_join(key, name)}; expected one of: {', '.join(known)}.")
-        for name in known:
-            if name not in value:
-                raise UserError(f"{file}: key {_join(key, name)} is missing.")
-        return kind(**{name: _parse(known[name], value[name], file, _join(key, name)) for name in known})
+        for field in fields(kind):
+            if field.name not in value and field.default is MISSING:
+                raise UserError(f"{file}: key {_join(key, field.name)} is missing.")
+        return kind(**{name: _parse(known[name], value[name], file, _join(key, name)) for name in value})
     if origin is tuple:
         if arguments[-1] is Ellipsis:
             if not isinstance(value, list):
@@ -197,6 +201,8 @@ class JointReading:
     efforts: NDArray[np.float64]
 
 
+HAND = "panda_hand"
+"""The link that the fingers are on."""
 _SOLVER_ITERATIONS = 20  # what a step of the moving arm costs is half the solver's with 50
 _SOLVER_RESIDUAL = 1e-5  # at which it stops before
 _POSITION_GAIN = 0.2  # share of the position error that the joint motors remove in one step
@@ -512,6 +518,11 @@ class PyBulletArm:
         ]
         for number in self._finger_joints:
             pybullet.changeDynamics(self._body, number, lateralFriction=_FINGER_FRICTION, physicsClientId=client)
+        if looks.hand_colour:
+            for number in (link[HAND], *self._finger_joints):
+                pybullet.changeVisualShape(
+                    self._body, number, rgbaColor=(*looks.hand_colour, 1.0), physicsClientId=client
+                )
         # The Panda's fingers are driven by one motor: a gear keeps the hand centred.
         gear = pybullet.createConstraint(
             parentBodyUniqueId=self._body,

@@ -1,0 +1,193 @@
+"""Tasks whose goal is a picture: what a camera would see, had the arm done what is wanted.
+
+A policy sees such a task through an image encoder: its observation and its goal are latents, and what it is worth to be
+somewhere is the negative distance between the two (Nair et al. 2018, 1807.04742, section 4.2). Nobody needs to know
+where anything is. The simulation does know, and measures by it.
+"""
+
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import gymnasium
+import numpy as np
+
+from rl_ros.contract import Contract
+from rl_ros.robots.pybullet_arm import PyBulletArm
+from rl_ros.tasks.env import VISUAL_TASKS, ArmEnvironment, Observation
+from rl_ros.tasks.goals import GoalTask
+from rl_ros.tasks.task import Expert, Judgement, Values
+
+LOW, HIGH = (0.42, -0.15), (0.64, 0.15)
+"""m, x and y, corners of where the hand may be: those of the graphs' guards."""
+HEIGHT = 0.03
+"""m above the table, of the hand."""
+NEAR = 0.6
+"""Distance of latents, of about unit variance, that counts as reached where nothing else is known."""
+
+See = Callable[[Values, Values], np.ndarray]
+"""A latent, float32 (Z,), of what there is to see now and at the episode's first tick, by contract key."""
+
+
+class VisualTask(GoalTask):
+    """A task that is learned and judged by latents; positions are there to measure by, in a simulation.
+
+    Observations hold `latent`, and the desired goal is one.
+    """
+
+    latent: ClassVar[str] = "latent"
+
+    def compute_reward(self, achieved_goal: np.ndarray, desired_goal: np.ndarray, info: Any = None) -> np.ndarray:
+        """The negative distance of latents (..., Z) each, float32 (...)."""
+        return latent_reward(achieved_goal, desired_goal)
+
+    def judge(self, values: Values, desired_goal: np.ndarray) -> Judgement:
+        """Reward and success by latents alone, as on a robot that knows nothing else."""
+        reward = float(latent_reward(values[self.latent], desired_goal))
+        return Judgement(reward, -reward < NEAR)
+
+    def expert(self, noise: float) -> Expert:
+        """Wanders about: it is what encoders are first trained on."""
+        return Wanderer(noise)
+
+
+class VisualReach(VisualTask):
+    """The hand goes where a picture shows it."""
+
+    name: ClassVar[str] = "visual_reach"
+    achieved_goal: ClassVar[str] = "tool_position"
+    threshold: ClassVar[float] = 0.02
+
+    def _draw_goal(self, rng: np.random.Generator) -> np.ndarray:
+        return np.array([*rng.uniform(LOW, HIGH), HEIGHT])
+
+
+class VisualPush(VisualTask):
+    """The puck comes to where a picture shows it.
+
+    In the picture the hand is where it is after a push: behind the puck, on the line that it came along.
+    """
+
+    name: ClassVar[str] = "visual_push"
+    achieved_goal: ClassVar[str] = "object_position"
+    threshold: ClassVar[float] = 0.04
+    CENTRE: ClassVar[tuple[float, float, float]] = (0.53, 0.0, 0.025)
+    """m, of the pucks' goals."""
+    SPREAD: ClassVar[tuple[float, float]] = (0.08, 0.11)
+    """m along x and y, at most, from there."""
+    BEHIND: ClassVar[float] = 0.06
+    """m of the hand behind the puck."""
+
+    def _draw_goal(self, rng: np.random.Generator) -> np.ndarray:
+        spread = np.array([*self.SPREAD, 0.0])
+        return np.array(self.CENTRE) + rng.uniform(-spread, spread)
+
+    def arrange(self, world: PyBulletArm, seed: int) -> None:
+        """See `GoalTask.arrange`."""
+        super().arrange(world, seed)
+        goal = self.goal_pose(seed)
+        world.reset(seed)
+        first = world.scene.objects[0].name
+        began = world.object_poses()[first][0]
+        way = (goal - began)[:2]
+        behind = goal[:2] - self.BEHIND * way / max(float(np.linalg.norm(way)), 1e-6)
+        x, y = np.clip(behind, LOW, HIGH).tolist()
+        world.place_tool((x, y, HEIGHT))
+        world.place_object(first, (float(goal[0]), float(goal[1]), float(goal[2])), 0.0)
+
+
+class Wanderer:
+    """Velocities that wander: each keeps most of the one before (Ornstein and Uhlenbeck 1930).
+
+    The height is left alone. What is at its limit for long is at the edge of the workspace.
+    """
+
+    KEPT = 0.8
+    """Share of a velocity that the next one keeps."""
+    SPREAD = 0.35
+    """m/s, standard deviation along x and y at noise 1."""
+
+    def __init__(self, noise: float) -> None:
+        self.noise = noise
+        self.reset(0)
+
+    def reset(self, seed: int) -> None:
+        """Begin an episode."""
+        self._rng = np.random.default_rng([seed, 0x3A9D])
+        self._velocity = np.zeros(2)
+
+    def act(self, values: Values, desired_goal: np.ndarray) -> np.ndarray:
+        """Velocity (3,) m/s, float32."""
+        fresh = self.SPREAD * np.sqrt(1.0 - self.KEPT**2) * self._rng.normal(size=2)
+        self._velocity = self.KEPT * self._velocity + self.noise * fresh
+        return np.array([*np.clip(self._velocity, -0.4, 0.4), 0.0], np.float32)
+
+
+class LatentEnvironment:
+    """An environment of pictures as a policy on latents sees it, in the terms of the task's contract.
+
+    It is to `rl_ros.training.rollouts.Rollouts` what a `ContractEnvironment` is. The desired goal is the latent of the
+    episode's picture, or what `imagine` says; the reward is the negative distance of latents; success is a matter of
+    true positions.
+
+    Args:
+        task: such as `visual_push`.
+        see: what encodes, which may be replaced between two episodes.
+        contract: the task's, if its latents are to be of another size.
+
+    Raises:
+        UserError: there is no such task.
+    """
+
+    def __init__(self, task: str, see: See, contract: Contract | None = None) -> None:
+        names = {value: name for name, value in VISUAL_TASKS.items()}
+        arm = gymnasium.make(f"rl_ros/{names[task]}-v0", disable_env_checker=True).unwrapped
+        assert isinstance(arm, ArmEnvironment)
+        self.arm, self.see = arm, see
+        self.contract = contract or Contract.load(task)
+        self.episode_length = self.contract.episode_length
+        self.imagine: Callable[[int], np.ndarray] | None = None
+        """The goal of the episode with a seed, instead of that of its picture."""
+        self.values: Observation = {}
+        self.desired_goal = np.zeros(0, np.float32)
+        self.step_count = 0
+
+    def reset(self, seed: int) -> None:
+        """Begin the episode of this seed."""
+        self.arm.reset(seed=seed)
+        self.step_count = 0
+        self._first = self.arm.values
+        self._look()
+        if self.imagine is None:
+            self.desired_goal = self.see(self.arm.goal_values, self._first)
+        else:
+            self.desired_goal = self.imagine(seed)
+
+    def step(self, action: np.ndarray) -> tuple[float, bool, bool, bool]:
+        """One step with an action (A,) in the contract's units: reward, terminated, truncated and success."""
+        self.step_count += 1
+        _, _, info = self.arm.act(action)
+        self._look()
+        reward = float(latent_reward(self.values[VisualTask.latent], self.desired_goal))
+        return reward, False, self.step_count >= self.episode_length, bool(info["is_success"])
+
+    def compute_reward(self, achieved_goal: np.ndarray, desired_goal: np.ndarray) -> np.ndarray:
+        """What achieving latents (..., Z) is worth where (..., Z) were desired, float32 (...)."""
+        return latent_reward(achieved_goal, desired_goal)
+
+    def close(self) -> None:
+        """End the simulation."""
+        self.arm.close()
+
+    def _look(self) -> None:
+        seen = self.arm.values
+        self.values = {**seen, VisualTask.latent: self.see(seen, self._first)}
+
+
+def latent_reward(achieved_goal: np.ndarray, desired_goal: np.ndarray) -> np.ndarray:
+    """r = −‖z − z_g‖, float32 (...), of latents (..., Z) each: 1807.04742, section 4.2. A row gives the same bits alone
+    and in a batch."""
+    squares = np.square(np.asarray(achieved_goal, np.float64) - desired_goal)
+    total = np.zeros(squares.shape[:-1])
+    for index in range(squares.shape[-1]):
+        total = total + squares[..., index]
+    return -np.sqrt(total).astype(np.float32)
