@@ -101,9 +101,7 @@ class TopicSpec:
     qos: QosName
     topic: str = ""
     type: str = ""
-    contract: Literal[
-        "", "observation", "auxiliary", "action", "goal", "reward", "camera", "latent", "recorded"
-    ] = ""
+    contract: Literal["", "observation", "auxiliary", "action", "goal", "reward", "camera", "latent", "recorded"] = ""
     optional: bool = False
     """Whether a node that subscribes is ready for an episode without a publisher of it."""
 

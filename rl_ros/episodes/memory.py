@@ -297,6 +297,12 @@ class ReplayMemory:
         self.transitions = np.flatnonzero(self._has_transition)
         self._appended, self._next_row = self._appended + 1, start + count
 
+    def replace(self, key: str, rows: np.ndarray, values: np.ndarray) -> None:
+        """Give rows (n,) other values (n, *shape) of an observation, such as what another encoder makes of an image."""
+        self.observation[key][rows] = values
+        if key == self.achieved_goal_key:
+            self.achieved_goal[rows] = values
+
     def state(self) -> dict[str, np.ndarray]:
         """Everything that a memory with a capacity holds, as arrays to be saved; views of the memory, not copies."""
         if not getattr(self, "_appended", 0):

@@ -89,7 +89,7 @@ class ImageEncoder:
         self.calibration: Calibration = schema.convert(Calibration, description["calibration"], str(directory))
         self.configuration: dict[str, Any] = description["configuration"]
         self.sha256 = hashlib.sha256(encoder).hexdigest()
-        self._encoder, self._decoder = _session(encoder), _session(decoder)
+        self._encoder, self._decoder = session_of(encoder), session_of(decoder)
 
     @property
     def frame(self) -> str:
@@ -152,7 +152,9 @@ def measures(image: np.ndarray, reconstruction: np.ndarray, latent: np.ndarray) 
     gain = (centred * (seen - seen.mean(axes))).mean(axes) / np.maximum(np.square(centred).mean(axes), 1e-6)
     error = np.square(seen - seen.mean(axes) - np.clip(gain, *GAIN) * centred).mean(2)
     rows, columns = (np.array_split(np.arange(length), BLOCKS) for length in error.shape)
-    worst = max(float(error[row[0] : row[-1] + 1, column[0] : column[-1] + 1].mean()) for row in rows for column in columns)
+    worst = max(
+        float(error[row[0] : row[-1] + 1, column[0] : column[-1] + 1].mean()) for row in rows for column in columns
+    )
     return {
         "mean_error": float(np.sqrt(error.mean())),
         "block_error": float(np.sqrt(worst)),
@@ -280,13 +282,15 @@ def export(model: ImageVAE) -> tuple[bytes, bytes]:
         (encoder, Encoder(), {"image": image, "context": image.flip(0)}),
         (decoder, Decoder(), {"latent": latent, "context": image}),
     ):
-        session = _session(graph)
+        session = session_of(graph)
         given = {entry.name: inputs[entry.name].numpy() for entry in session.get_inputs()}
         with torch.no_grad():
             expected = module(*inputs.values()).numpy()
         error = float(np.abs(session.run(None, given)[0] - expected).max())
         if not error <= TOLERANCE:
-            raise UserError(f"the exported image encoder differs from the trained one by {error:.1e}; none was written.")
+            raise UserError(
+                f"the exported image encoder differs from the trained one by {error:.1e}; none was written."
+            )
     return encoder, decoder
 
 
@@ -308,7 +312,8 @@ def _graph(module: torch.nn.Module, inputs: Mapping[str, torch.Tensor]) -> bytes
     return file.getvalue()
 
 
-def _session(model: bytes) -> onnxruntime.InferenceSession:
+def session_of(model: bytes) -> onnxruntime.InferenceSession:
+    """A model, ready to run on one thread."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.log_severity_level = 3

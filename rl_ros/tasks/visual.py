@@ -5,27 +5,36 @@ somewhere is the negative distance between the two (Nair et al. 2018, 1807.04742
 where anything is. The simulation does know, and measures by it.
 """
 
-from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
-import gymnasium
 import numpy as np
 
 from rl_ros.contract import Contract
+from rl_ros.episodes.distance import LATENT_REWARD
+from rl_ros.errors import UserError
 from rl_ros.robots.pybullet_arm import PyBulletArm
-from rl_ros.tasks.env import VISUAL_TASKS, ArmEnvironment, Observation
+from rl_ros.tasks.env import VISUAL_TASKS, ArmEnvironment, Observation, make
 from rl_ros.tasks.goals import GoalTask
 from rl_ros.tasks.task import Expert, Judgement, Values
 
+LATENT = "latent"
+"""The contract key of an image's latent."""
 LOW, HIGH = (0.42, -0.15), (0.64, 0.15)
 """m, x and y, corners of where the hand may be: those of the graphs' guards."""
-HEIGHT = 0.03
+HEIGHT = 0.05
 """m above the table, of the hand."""
-NEAR = 0.6
+NEAR = 1.0
 """Distance of latents, of about unit variance, that counts as reached where nothing else is known."""
 
-See = Callable[[Values, Values], np.ndarray]
-"""A latent, float32 (Z,), of what there is to see now and at the episode's first tick, by contract key."""
+
+class Senses(Protocol):
+    """What makes latents and goals, for any number of environments; it may change between two episodes."""
+
+    def see(self, values: Values, first: Values) -> np.ndarray:
+        """A latent, float32 (Z,), of what there is to see now and was at the episode's first tick, by contract key."""
+
+    def goal(self, seed: int) -> np.ndarray | None:
+        """The goal (Z,) of the episode with this seed; None: that of its picture."""
 
 
 class VisualTask(GoalTask):
@@ -34,15 +43,13 @@ class VisualTask(GoalTask):
     Observations hold `latent`, and the desired goal is one.
     """
 
-    latent: ClassVar[str] = "latent"
-
     def compute_reward(self, achieved_goal: np.ndarray, desired_goal: np.ndarray, info: Any = None) -> np.ndarray:
         """The negative distance of latents (..., Z) each, float32 (...)."""
-        return latent_reward(achieved_goal, desired_goal)
+        return LATENT_REWARD(achieved_goal, desired_goal)
 
     def judge(self, values: Values, desired_goal: np.ndarray) -> Judgement:
         """Reward and success by latents alone, as on a robot that knows nothing else."""
-        reward = float(latent_reward(values[self.latent], desired_goal))
+        reward = float(LATENT_REWARD(values[LATENT], desired_goal))
         return Judgement(reward, -reward < NEAR)
 
     def expert(self, noise: float) -> Expert:
@@ -70,11 +77,11 @@ class VisualPush(VisualTask):
     name: ClassVar[str] = "visual_push"
     achieved_goal: ClassVar[str] = "object_position"
     threshold: ClassVar[float] = 0.04
-    CENTRE: ClassVar[tuple[float, float, float]] = (0.53, 0.0, 0.025)
+    CENTRE: ClassVar[tuple[float, float, float]] = (0.53, 0.0, 0.035)
     """m, of the pucks' goals."""
     SPREAD: ClassVar[tuple[float, float]] = (0.08, 0.11)
     """m along x and y, at most, from there."""
-    BEHIND: ClassVar[float] = 0.06
+    BEHIND: ClassVar[float] = 0.065
     """m of the hand behind the puck."""
 
     def _draw_goal(self, rng: np.random.Generator) -> np.ndarray:
@@ -125,69 +132,62 @@ class Wanderer:
 class LatentEnvironment:
     """An environment of pictures as a policy on latents sees it, in the terms of the task's contract.
 
-    It is to `rl_ros.training.rollouts.Rollouts` what a `ContractEnvironment` is. The desired goal is the latent of the
-    episode's picture, or what `imagine` says; the reward is the negative distance of latents; success is a matter of
-    true positions.
+    It is to `rl_ros.training.rollouts.Rollouts` what a `ContractEnvironment` is. The reward is the negative distance of
+    latents; success is a matter of true positions.
 
     Args:
         task: such as `visual_push`.
-        see: what encodes, which may be replaced between two episodes.
+        senses: what makes latents and goals.
         contract: the task's, if its latents are to be of another size.
 
     Raises:
         UserError: there is no such task.
     """
 
-    def __init__(self, task: str, see: See, contract: Contract | None = None) -> None:
-        names = {value: name for name, value in VISUAL_TASKS.items()}
-        arm = gymnasium.make(f"rl_ros/{names[task]}-v0", disable_env_checker=True).unwrapped
+    def __init__(self, task: str, senses: Senses, contract: Contract | None = None) -> None:
+        self.pictures = make(environment_name(task))
+        arm = self.pictures.environment.unwrapped
         assert isinstance(arm, ArmEnvironment)
-        self.arm, self.see = arm, see
+        self.arm, self.senses = arm, senses
         self.contract = contract or Contract.load(task)
         self.episode_length = self.contract.episode_length
-        self.imagine: Callable[[int], np.ndarray] | None = None
-        """The goal of the episode with a seed, instead of that of its picture."""
         self.values: Observation = {}
         self.desired_goal = np.zeros(0, np.float32)
-        self.step_count = 0
 
     def reset(self, seed: int) -> None:
         """Begin the episode of this seed."""
-        self.arm.reset(seed=seed)
-        self.step_count = 0
-        self._first = self.arm.values
+        self.pictures.reset(seed)
+        self._first = self.pictures.values
         self._look()
-        if self.imagine is None:
-            self.desired_goal = self.see(self.arm.goal_values, self._first)
-        else:
-            self.desired_goal = self.imagine(seed)
+        goal = self.senses.goal(seed)
+        self.desired_goal = self.senses.see(self.arm.goal_values, self._first) if goal is None else goal
 
     def step(self, action: np.ndarray) -> tuple[float, bool, bool, bool]:
         """One step with an action (A,) in the contract's units: reward, terminated, truncated and success."""
-        self.step_count += 1
-        _, _, info = self.arm.act(action)
+        _, terminated, truncated, success = self.pictures.step(action)
         self._look()
-        reward = float(latent_reward(self.values[VisualTask.latent], self.desired_goal))
-        return reward, False, self.step_count >= self.episode_length, bool(info["is_success"])
+        return float(LATENT_REWARD(self.values[LATENT], self.desired_goal)), terminated, truncated, success
 
     def compute_reward(self, achieved_goal: np.ndarray, desired_goal: np.ndarray) -> np.ndarray:
         """What achieving latents (..., Z) is worth where (..., Z) were desired, float32 (...)."""
-        return latent_reward(achieved_goal, desired_goal)
+        return LATENT_REWARD(achieved_goal, desired_goal)
 
     def close(self) -> None:
         """End the simulation."""
-        self.arm.close()
+        self.pictures.close()
 
     def _look(self) -> None:
-        seen = self.arm.values
-        self.values = {**seen, VisualTask.latent: self.see(seen, self._first)}
+        seen = self.pictures.values
+        self.values = {**seen, LATENT: self.senses.see(seen, self._first)}
 
 
-def latent_reward(achieved_goal: np.ndarray, desired_goal: np.ndarray) -> np.ndarray:
-    """r = −‖z − z_g‖, float32 (...), of latents (..., Z) each: 1807.04742, section 4.2. A row gives the same bits alone
-    and in a batch."""
-    squares = np.square(np.asarray(achieved_goal, np.float64) - desired_goal)
-    total = np.zeros(squares.shape[:-1])
-    for index in range(squares.shape[-1]):
-        total = total + squares[..., index]
-    return -np.sqrt(total).astype(np.float32)
+def environment_name(task: str) -> str:
+    """The name that Gymnasium knows a task of pictures by.
+
+    Raises:
+        UserError: there is no such task.
+    """
+    for name, known in VISUAL_TASKS.items():
+        if known == task:
+            return f"rl_ros/{name}-v0"
+    raise UserError(f"{task}: its goals are no pictures; of these there are: {', '.join(VISUAL_TASKS.values())}.")

@@ -5,7 +5,9 @@
   contract's units. Normalisation is inside the graph, so there is none to get wrong outside.
 - `weights.safetensors`: every tensor that training resumes from.
 - `bundle.json`: contract, algorithm, configuration, normalisation, versions, metrics, source episodes, and the
-  SHA-256 of the other two.
+  SHA-256 of the other two;
+- `encoder/`, where goals are images: the image encoder whose latents the policy was trained on, named in `bundle.json`
+  by its SHA-256. With another one the policy refuses to run.
 
 Only `save_bundle` needs torch; a robot that loads bundles does not have it.
 """
@@ -31,11 +33,13 @@ import safetensors.numpy
 from rl_ros import __version__
 from rl_ros.contract import Contract, difference
 from rl_ros.errors import UserError
+from rl_ros.networks.image_encoder import ImageEncoder, load_encoder
 
 if TYPE_CHECKING:
     import torch
 
 FORMAT = 1
+IMAGE_ENCODER = "encoder"
 POLICY, WEIGHTS, DESCRIPTION = "policy.onnx", "weights.safetensors", "bundle.json"
 DESIRED_GOAL = "desired_goal"
 """Name of the goal among the inputs of `policy.onnx`."""
@@ -92,6 +96,8 @@ class Bundle:
     """`policy.onnx`."""
     weights: bytes
     """`weights.safetensors`."""
+    encoder: str = ""
+    """SHA-256 of the image encoder whose latents the policy needs; empty where it needs none."""
 
     def require(self, contract: Contract) -> None:
         """Refuse to run, or to train on, under another contract than the bundle's.
@@ -101,6 +107,22 @@ class Bundle:
         """
         if found := difference(self.contract, contract):
             raise UserError(f"{self.directory}: this policy was trained under another contract: {found}.")
+
+    def image_encoder(self) -> ImageEncoder:
+        """The image encoder that the policy was trained with, from the bundle.
+
+        Raises:
+            UserError: the bundle holds none, or another than it names.
+        """
+        if not self.encoder:
+            raise UserError(f"{self.directory}: this policy sees no latents, so it has no image encoder.")
+        found = load_encoder(self.directory / IMAGE_ENCODER)
+        if found.sha256 != self.encoder:
+            raise UserError(
+                f"{found.directory}: another image encoder ({found.sha256[:16]}) than the policy was trained with "
+                f"({self.encoder[:16]}); copy the bundle again."
+            )
+        return found
 
     def policy(self) -> OnnxPolicy:
         """The policy, ready to run."""
@@ -150,6 +172,7 @@ def load_bundle(directory: str | Path) -> Bundle:
             source_episodes=tuple(data["source_episodes"]),
             model=files[POLICY],
             weights=files[WEIGHTS],
+            encoder=data.get("encoder", ""),
         )
     except KeyError as error:
         raise UserError(f"{directory / DESCRIPTION}: damaged ({error} is missing); train the bundle again.") from error
@@ -166,6 +189,7 @@ def save_bundle(
     normalisation: Statistics,
     metrics: Mapping[str, float],
     source_episodes: Sequence[str],
+    encoder: ImageEncoder | None = None,
 ) -> Path:
     """Export a policy and what made it; an older bundle of that name is replaced, and none is ever half there.
 
@@ -176,6 +200,7 @@ def save_bundle(
         state_tensors: all that training resumes from, by name.
         configuration, normalisation, metrics: plain data, kept in `bundle.json`.
         source_episodes: the bags that the policy was trained on.
+        encoder: the image encoder that its latents are of; the bundle gets a copy.
 
     Raises:
         UserError: ONNX and torch disagree by more than `TOLERANCE`, or the policy's actions are not finite.
@@ -196,6 +221,7 @@ def save_bundle(
         "source_episodes": list(source_episodes),
         "versions": {"rl_ros": __version__} | {name: metadata.version(name) for name in ("torch", "onnxruntime")},
         "sha256": {POLICY: hashlib.sha256(model).hexdigest(), WEIGHTS: hashlib.sha256(weights).hexdigest()},
+        **({"encoder": encoder.sha256} if encoder is not None else {}),
     }
     # Written beside its place and renamed into it: a reader finds a whole bundle or none.
     unfinished = Path(tempfile.mkdtemp(prefix=f".{directory.name}-", dir=directory.parent))
@@ -203,6 +229,8 @@ def save_bundle(
         (unfinished / POLICY).write_bytes(model)
         (unfinished / WEIGHTS).write_bytes(weights)
         (unfinished / DESCRIPTION).write_text(json.dumps(description, indent=1) + "\n")
+        if encoder is not None:
+            shutil.copytree(encoder.directory, unfinished / IMAGE_ENCODER)
         unfinished.chmod(0o755)
         if directory.exists():
             older = Path(tempfile.mkdtemp(prefix=f".{directory.name}-older-", dir=directory.parent))
