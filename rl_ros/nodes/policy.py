@@ -31,7 +31,7 @@ class Policy(Node):
         self.last_tick = steady()
         self.trace = Trace(Path(self.settings["trace"]) / "policy.jsonl") if self.settings["trace"] else None
         for topic in self.gate.assembler.types:
-            self.listen(topic, lambda cdr, topic=topic: self.answer(self.gate.push(topic, cdr)))  # type: ignore[misc]
+            self.listen(topic, lambda cdr, topic=topic: self.hear(topic, cdr))  # type: ignore[misc]
         self.listen("episode/event", self.on_event)
         self.steady_timer(SILENCE / 2, self.on_silence)
         self.add_on_set_parameters_callback(self.on_parameters)
@@ -45,6 +45,15 @@ class Policy(Node):
             actor = ExpertActor(make_task(self.contract.task).expert(self.settings["expert_noise"]))
         share = self.settings["exploration"]
         return ExploringActor(actor, self.contract, share) if share else actor
+
+    def hear(self, topic: str, cdr: bytes) -> None:
+        """A message; latents of another image encoder than the policy was trained with are not taken."""
+        if self.contract.goal.image and self.actor.frame and topic == self.contract.latent.topic:
+            frame = messages.frame_of(cdr)
+            if frame != self.actor.frame:
+                self.report(f"latents are of {frame or 'no encoder'}, the policy was trained with {self.actor.frame}")
+                return
+        self.answer(self.gate.push(topic, cdr))
 
     def answer(self, ticks: list[Tick]) -> None:
         """One action per valid tick; nothing for a tick that lacks anything."""

@@ -7,6 +7,7 @@ import numpy as np
 
 from rl_ros.contract import Contract
 from rl_ros.episodes.assemble import Tick
+from rl_ros.networks.image_encoder import frame_of
 from rl_ros.tasks.task import Expert
 from rl_ros.training.bundle import load_bundle
 
@@ -16,6 +17,8 @@ class Actor(Protocol):
 
     privileged: bool
     """Whether it needs auxiliary values."""
+    frame: str
+    """The `frame_id` that latents must have; empty where it sees none, or any will do."""
 
     def reset(self, seed: int) -> None:
         """Begin an episode."""
@@ -28,6 +31,7 @@ class ExpertActor:
     """A scripted expert."""
 
     privileged = True
+    frame = ""
 
     def __init__(self, expert: Expert) -> None:
         self.expert = expert
@@ -54,6 +58,7 @@ class BundleActor:
         bundle = load_bundle(Path(directory))
         bundle.require(contract)
         self.policy = bundle.policy()
+        self.frame = frame_of(bundle.encoder) if bundle.encoder else ""
         self._keys = tuple(contract.observation)
 
     def reset(self, seed: int) -> None:
@@ -74,7 +79,8 @@ class ExploringActor:
     """
 
     def __init__(self, actor: Actor, contract: Contract, share: float) -> None:
-        self.actor, self.share, self.privileged = actor, share, actor.privileged
+        self.actor, self.share = actor, share
+        self.privileged, self.frame = actor.privileged, actor.frame
         self._low, self._high, self._discrete = contract.action_low, contract.action_high, contract.action_discrete
         self._rng = np.random.default_rng(0)
 
