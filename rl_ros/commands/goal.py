@@ -20,7 +20,9 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
         "pictures. It counts from the next tick on, to the end of the episode; in a graph started with "
         "keep_goal:=true until the next goal.",
     )
-    parser.add_argument("goal", nargs="+", metavar="X Y Z | PICTURE", help="m in the contract's frame, or a PNG or JPEG")
+    parser.add_argument(
+        "goal", nargs="+", metavar="X Y Z | PICTURE", help="m in the contract's frame, or a PNG or JPEG"
+    )
     parser.add_argument(
         "--contract", help="whose frame a position is in (default: reach, or visual_reach for a picture)"
     )

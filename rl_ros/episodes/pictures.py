@@ -15,8 +15,8 @@ IMAGE, COMPRESSED = "sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage"
 def picture(message_type: str, cdr: bytes, camera: Key) -> np.ndarray:
     """The image of a message, of any size and encoding, as the contract's camera would show it.
 
-    An image from the camera itself comes out as it does of the camera's own topic, bit for bit. One of other proportions
-    is squeezed, as the camera's are.
+    An image from the camera itself comes out as it does of the camera's own topic, bit for bit. One of other
+    proportions is squeezed, as the camera's are.
 
     Args:
         message_type: Image or CompressedImage.

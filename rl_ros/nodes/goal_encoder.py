@@ -110,7 +110,9 @@ class GoalEncoder(Node):
         self.show("goal/reconstruction", stamp, look.reconstruction)
         about = {"stamp": str(stamp), "score": f"{look.score:.3f}"}
         if look.score > 1.0:
-            self.refuse(f"a picture like nothing the encoder has learned from: score {look.score:.2f}, at most 1", about)
+            self.refuse(
+                f"a picture like nothing the encoder has learned from: score {look.score:.2f}, at most 1", about
+            )
             return
         self.score = look.score
         self.take(look.latent, stamp)
@@ -195,6 +197,7 @@ class GoalEncoder(Node):
 
     def tell(self, stamp: int) -> None:
         """Publish the goal as the contract has it."""
+        assert self.goal is not None
         frame = "" if self.encoder is None else self.encoder.frame
         self.send(self.key.topic, messages.joint_state_cdr(stamp, self.key.names, self.goal, frame=frame))
 

@@ -415,14 +415,15 @@ class PyBulletArm:
         fingers = self.joint_state().positions[7:]
         self._place_arm(self._start_positions(position), float(fingers.mean()))
 
-    def image(self) -> NDArray[np.uint8]:
-        """What the camera sees now: RGB, uint8 (height, width, 3)."""
-        camera, light = self._looks.camera, self._looks.light
+    def image(self, other: "tuple[Camera, Light] | None" = None) -> NDArray[np.uint8]:
+        """What the camera sees now, or another camera under another light: RGB, uint8 (height, width, 3)."""
+        camera, light = other or (self._looks.camera, self._looks.light)
+        view = _View(camera) if other else self._view
         rgba = pybullet.getCameraImage(
             camera.width,
             camera.height,
-            viewMatrix=self._view.view_matrix,
-            projectionMatrix=self._view.projection_matrix,
+            viewMatrix=view.view_matrix,
+            projectionMatrix=view.projection_matrix,
             lightDirection=light.direction,
             lightColor=light.colour,
             lightAmbientCoeff=light.ambient,

@@ -20,7 +20,7 @@ from rl_ros.resources import share_file
 from rl_ros.robots.arm import Arm
 from rl_ros.robots.guard import CHECKS as GUARD_CHECKS
 from rl_ros.robots.guard import Guard, Limits, Request
-from rl_ros.robots.pybullet_arm import PyBulletArm, Scene
+from rl_ros.robots.pybullet_arm import Camera, Light, PyBulletArm, Scene
 from rl_ros.tasks.goals import GoalTask
 from rl_ros.tasks.task import make_task
 
@@ -118,6 +118,8 @@ class ArmEnvironment(gymnasium.Env[Observation, np.ndarray]):
         """The desired goal as a position, m."""
         self.goal_values: Observation = {}
         """What there is to see where the goal is reached; only where goals are images."""
+        self.pictured_by: tuple[Camera, Light] | None = None
+        """Another camera and light than the scene's, that pictures of goals are taken by."""
         self._gripper = 0.0
         self._low, self._high = self.contract.action_low, self.contract.action_high
         self.slices: dict[str, slice] = {}
@@ -147,7 +149,9 @@ class ArmEnvironment(gymnasium.Env[Observation, np.ndarray]):
             self.task.arrange(self.world, episode)
             self._look()
             self.goal_values = self.values
-            self.desired_goal = self.values["image"]
+            if self.pictured_by is not None:
+                self.goal_values = {**self.values, "image": self.world.image(self.pictured_by)}
+            self.desired_goal = self.goal_values["image"]
         else:
             self.desired_goal = self.task.goal_vector(self.goal_position)
         self.world.reset(episode)

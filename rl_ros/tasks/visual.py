@@ -5,6 +5,7 @@ somewhere is the negative distance between the two (Nair et al. 2018, 1807.04742
 where anything is. The simulation does know, and measures by it.
 """
 
+from dataclasses import replace
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
@@ -12,7 +13,7 @@ import numpy as np
 from rl_ros.contract import Contract
 from rl_ros.episodes.distance import LATENT_REWARD
 from rl_ros.errors import UserError
-from rl_ros.robots.pybullet_arm import PyBulletArm
+from rl_ros.robots.pybullet_arm import Camera, Light, PyBulletArm, Scene
 from rl_ros.tasks.env import VISUAL_TASKS, ArmEnvironment, Observation, make
 from rl_ros.tasks.goals import GoalTask
 from rl_ros.tasks.task import Expert, Judgement, Values
@@ -179,6 +180,22 @@ class LatentEnvironment:
     def _look(self) -> None:
         seen = self.pictures.values
         self.values = {**seen, LATENT: self.senses.see(seen, self._first)}
+
+
+def other_look(scene: Scene, degrees: float) -> tuple[Camera, Light]:
+    """The scene's camera, moved about what it looks at by an angle, and light from the other side: a picture that
+    somebody took on another day.
+
+    Args:
+        degrees: about the vertical.
+    """
+    camera, light = scene.camera, scene.light
+    turned, offset = np.radians(degrees), np.subtract(camera.eye, camera.target)
+    x = float(np.cos(turned) * offset[0] - np.sin(turned) * offset[1] + camera.target[0])
+    y = float(np.sin(turned) * offset[0] + np.cos(turned) * offset[1] + camera.target[1])
+    forward, left, up = light.direction
+    other = replace(light, direction=(forward, -left, up), ambient=0.85 * light.ambient, diffuse=1.15 * light.diffuse)
+    return replace(camera, eye=(x, y, camera.eye[2])), other
 
 
 def environment_name(task: str) -> str:

@@ -13,6 +13,7 @@ from rl_ros.episodes.allocation import keep_freed_memory
 from rl_ros.episodes.hindsight import Hindsight
 from rl_ros.episodes.memory import ReplayMemory
 from rl_ros.errors import UserError
+from rl_ros.networks.image_encoder import ImageEncoder
 from rl_ros.training.bundle import save_bundle
 from rl_ros.training.logs import RunLog
 
@@ -38,6 +39,7 @@ def train(
     source_episodes: Sequence[str] = (),
     hindsight: Hindsight | None = None,
     held_out: float = HELD_OUT,
+    encoder: ImageEncoder | None = None,
 ) -> Path:
     """Train a policy on recorded episodes and write `out/metrics.csv`, events for TensorBoard and `out/bundle/`.
 
@@ -58,6 +60,7 @@ def train(
         hindsight: how goals are relabelled, for algorithms that do not choose their goals themselves.
         held_out: share of the episodes that are not learned from: for the validation loss, and for
             `rl_ros evaluate --offline`.
+        encoder: the image encoder that latents are of; it goes into the bundle.
 
     Returns:
         The bundle's directory.
@@ -115,6 +118,7 @@ def train(
             **metrics,
         },
         source_episodes=source_episodes,
+        encoder=encoder,
     )
 
 

@@ -20,7 +20,8 @@ from rl_ros.algorithms.base import Algorithm
 from rl_ros.algorithms.rig import Prior, drawn_from, practise, seen_through, skewed, standard_normal
 from rl_ros.contract import Contract
 from rl_ros.episodes.distance import LATENT_REWARD
-from rl_ros.episodes.memory import Episode
+from rl_ros.episodes.hindsight import Hindsight
+from rl_ros.episodes.memory import Columns, Episode
 from rl_ros.errors import UserError
 from rl_ros.networks.image_encoder import ImageEncoder, save_encoder
 from rl_ros.networks.layers import DESIRED_GOAL
@@ -30,7 +31,7 @@ from rl_ros.tasks.task import Values, make_task
 from rl_ros.tasks.visual import LATENT, Senses, Wanderer, environment_name
 from rl_ros.training.checkpoint import Checkpoint
 from rl_ros.training.online import EVALUATION_SEED, Experience, OnlineSettings, OnlineTraining, RunningStatistics
-from rl_ros.training.representation import RepresentationTraining
+from rl_ros.training.representation import RepresentationTraining, train_encoder
 from rl_ros.training.rollouts import Rollouts
 
 ENCODER = "encoder"
@@ -41,6 +42,8 @@ WANDERING_SEED = 1_500_000_000
 """Seeds of wandering begin here, and with each seed of a run 10,000 higher."""
 POOL = 2048
 """Goals imagined at once, for episodes and batches to draw from."""
+SMALLEST = 100
+"""Images that an encoder can be calibrated with."""
 HELD_OUT = 10
 """Of the episodes each so-manieth is kept from the encoder's training, to calibrate it with."""
 
@@ -123,6 +126,70 @@ def as_latents(episode: Episode, contract: Contract, senses: Senses) -> Episode:
         reward=reward,
         terminated=np.zeros_like(episode.terminated),
     )
+
+
+def columns_of_latents(columns: Columns, contract: Contract, encoder: ImageEncoder) -> Columns:
+    """Recorded episodes of images as ones of latents, under the task's contract; see `as_latents`.
+
+    Args:
+        columns: read by `contract.without_latent()`.
+    """
+    images, last = columns.observation[contract.goal.image], np.cumsum(columns.lengths) - 1
+    first = np.repeat(last - columns.lengths + 1, columns.lengths)
+    latents = np.stack([encoder.encode(image, images[start]) for image, start in zip(images, first, strict=True)])
+    goal = latents[np.repeat(last, columns.lengths)]
+    reward = np.zeros(len(latents), np.float32)
+    reward[:-1] = LATENT_REWARD(latents[1:], goal[:-1])
+    known = {**columns.observation, **columns.auxiliary, contract.goal.achieved_goal: latents}
+    return replace(
+        columns,
+        observation={key: known[key] for key in contract.observation},
+        auxiliary={key: known[key] for key in contract.auxiliary if key != contract.goal.image},
+        desired_goal=goal,
+        reward=np.where(columns.has_transition, reward, np.float32(0)),
+        terminated=np.zeros_like(columns.terminated),
+    )
+
+
+def encoder_of_recordings(
+    columns: Columns,
+    contract: Contract,
+    out: Path,
+    *,
+    updates: int,
+    seed: int,
+    progress: Callable[[int], None] = lambda done: None,
+) -> tuple[ImageEncoder, dict[str, float]]:
+    """Train an encoder on the images of recorded episodes; see `train_encoder`. Each tenth episode is held out.
+
+    Raises:
+        UserError: there are too few images to learn from and to calibrate with.
+    """
+    images = columns.observation[contract.goal.image]
+    episode = np.repeat(np.arange(len(columns.lengths)), columns.lengths)
+    held_out = episode % HELD_OUT == 0
+    if min(held_out.sum(), (~held_out).sum()) < SMALLEST:
+        raise UserError(
+            f"{len(columns.lengths)} episodes with {len(images)} images are too few for an image encoder: it needs "
+            f"{SMALLEST} to learn from at least, and as many in each tenth episode to calibrate with."
+        )
+    _, encoder, figures = train_encoder(
+        np.ascontiguousarray(images[~held_out]),
+        np.ascontiguousarray(images[held_out]),
+        contract.latent.shape[0],
+        out,
+        updates=updates,
+        seed=seed,
+        progress=progress,
+    )
+    return encoder, figures
+
+
+def imagining(encoder: ImageEncoder, share: float = 0.5) -> Hindsight:
+    """Goals of hindsight for recorded latents: what the encoder imagines, and what the episode achieved later."""
+    latents = standard_normal(encoder.latent)(np.random.default_rng(0x90A1), POOL)
+    pool = latents if encoder.conditional else seen_through(encoder, latents)
+    return Hindsight({"prior": share, "future": 1.0 - share}, LATENT_REWARD, prior=drawn_from(pool))
 
 
 def final_distances(episodes: Sequence[Episode], task: str) -> np.ndarray:
