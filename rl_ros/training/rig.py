@@ -238,6 +238,7 @@ class LatentTraining(OnlineTraining):
             self._take_statistics(latents)
             self.env_steps += int(episode.has_transition.sum())
         self.episodes += len(episodes)
+        self._next_evaluation += self.env_steps
         self.algorithm.normalise(self._statistics.normalisation())
 
     def evaluate(self, episodes: int) -> float:
