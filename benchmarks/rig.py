@@ -2,7 +2,8 @@
 
     .venv/bin/python benchmarks/rig.py --task visual_push --seed 0 [--resume]
 
-The task is visual_reach or visual_push. The methods, each with the same budget, networks and loop:
+The task is visual_reach, visual_push, visual_push_two or visual_door. The methods, each with the same budget, networks
+and loop:
 
 - `rig`: an image encoder, goals that it imagines, rewards by distances of latents (`rig_sac`: with SAC);
 - `oracle`: hindsight on true positions: what the encoder is to be as good as;
@@ -70,9 +71,16 @@ class Budget:
 
 BUDGETS = {
     "visual_reach": Budget(200, 2500, 30_000, {"evaluate_every": 5_000, "updates_per_step": 1.0}),
-    "visual_push": Budget(600, 4000, 200_000, {"evaluate_every": 10_000, "updates_per_step": 1.0}),
+    "visual_push": Budget(600, 4000, 150_000, {"evaluate_every": 20_000, "updates_per_step": 1.0}),
+    "visual_push_two": Budget(600, 5000, 300_000, {"evaluate_every": 30_000, "updates_per_step": 1.0}),
+    "visual_door": Budget(300, 3000, 60_000, {"evaluate_every": 10_000, "updates_per_step": 1.0}),
 }
-MOVED = {"visual_reach": ["tool_position"], "visual_push": ["tool_position", "object_position"]}
+MOVED = {
+    "visual_reach": ["tool_position"],
+    "visual_push": ["tool_position", "object_position"],
+    "visual_push_two": ["tool_position", "object_position", "second_object_position"],
+    "visual_door": ["tool_position", "object_position"],
+}
 """The positions that a picture shows, by task."""
 
 

@@ -17,6 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from rl_ros.errors import UserError
 from rl_ros.robots.arm import Arm
+from rl_ros.robots.doors import Door, add_door, panel_pose, turn_door
 
 Range = tuple[float, float]
 Vector = tuple[float, float, float]
@@ -113,6 +114,11 @@ class Scene:
     randomisation: Randomisation
     hand_colour: tuple[float, ...] = ()
     """Of the hand and the fingers, where it is to be seen well; empty leaves that of the URDF."""
+    doors: tuple[Door, ...] = ()
+
+    def seen_at(self, height: int, width: int) -> "Scene":
+        """The scene with so many pixels in its camera."""
+        return replace(self, camera=replace(self.camera, height=height, width=width))
 
     @classmethod
     def load(cls, path: Path) -> "Scene":
@@ -276,6 +282,7 @@ class PyBulletArm:
         """
         generator = np.random.default_rng(seed)
         placements, position = self._draw_places(generator)
+        angles = [float(generator.uniform(*door.angle)) for door in self.scene.doors]
         # Looks are drawn last, so that a seed puts the objects in the same place with and without them.
         if self._randomise:
             self._load_world(_draw_looks(self.scene, generator))
@@ -289,6 +296,8 @@ class PyBulletArm:
             pybullet.restoreState(self._loaded, physicsClientId=self._client)
         for item, (x, y, yaw) in zip(self.scene.objects, placements, strict=True):
             self.place_object(item.name, (x, y, item.size[2] / 2), yaw)
+        for door, angle in zip(self.scene.doors, angles, strict=True):
+            self.turn_door(door.name, angle)
         self._place_arm(self._start_positions(position), self.scene.start.gripper)
         self._step_count = 0
         self.advance(_SETTLE_SECONDS)
@@ -385,11 +394,16 @@ class PyBulletArm:
         return np.array(state[6]), np.array(state[7])
 
     def object_poses(self) -> dict[str, tuple[NDArray[np.float64], NDArray[np.float64]]]:
-        """Position of each object's centre, m, (3,), and orientation as a quaternion x, y, z, w (4,), by name."""
+        """Position of each object's centre, m, (3,), and orientation as a quaternion x, y, z, w (4,), by name.
+
+        A door is where its panel's free edge is.
+        """
         poses = {}
         for name, body in self._object_bodies.items():
             position, quaternion = pybullet.getBasePositionAndOrientation(body, physicsClientId=self._client)
             poses[name] = (np.array(position), np.array(quaternion))
+        for door in self.scene.doors:
+            poses[door.name] = panel_pose(door, self._door_bodies[door.name], self._client)
         return poses
 
     def object_twists(self) -> dict[str, tuple[NDArray[np.float64], NDArray[np.float64]]]:
@@ -405,6 +419,10 @@ class PyBulletArm:
         body, turned = self._object_bodies[name], (0.0, 0.0, math.sin(yaw / 2), math.cos(yaw / 2))
         pybullet.resetBasePositionAndOrientation(body, position, turned, physicsClientId=self._client)
         pybullet.resetBaseVelocity(body, (0.0, 0.0, 0.0), (0.0, 0.0, 0.0), physicsClientId=self._client)
+
+    def turn_door(self, name: str, angle: float) -> None:
+        """Puts a door's panel at an angle, rad, at rest."""
+        turn_door(self._door_bodies[name], angle, self._client)
 
     def place_tool(self, position: Vector) -> None:
         """Puts the tool at a position, m, pointing down, at rest; the fingers stay as they are.
@@ -549,6 +567,7 @@ class PyBulletArm:
                 # Without a spring in its contacts a flat cylinder that slides sinks a third of its height in.
                 pybullet.changeDynamics(body, -1, **_CYLINDER_CONTACT, physicsClientId=client)
             self._object_bodies[item.name] = body
+        self._door_bodies = {door.name: add_door(door, client) for door in looks.doors}
 
     def _add_body(
         self,

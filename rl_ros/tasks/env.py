@@ -31,7 +31,12 @@ EPISODE_LENGTH = 50
 """Steps until an episode is truncated, as in the contracts."""
 TASKS = {"Reach": "reach", "Push": "push", "Slide": "slide", "PickAndPlace": "pick_and_place"}
 """Task by the name of its environments."""
-VISUAL_TASKS = {"VisualReach": "visual_reach", "VisualPush": "visual_push"}
+VISUAL_TASKS = {
+    "VisualReach": "visual_reach",
+    "VisualPush": "visual_push",
+    "VisualPushTwo": "visual_push_two",
+    "VisualDoor": "visual_door",
+}
 """The same of tasks whose goals are pictures, and whose environments show what there is before any encoder."""
 VARIANTS: dict[str, Variant] = {"": "state", "Image": "image", "ImageGoal": "image_goal"}
 """Variant by what follows that name."""
@@ -47,6 +52,9 @@ TOPICS: dict[str, Callable[[PyBulletArm], Mapping[str, np.ndarray]]] = {
     "/tool/twist": lambda world: _named(("twist.linear", "twist.angular"), world.tool_twist()),
     "/object/pose": lambda world: _named(
         ("pose.position", "pose.orientation"), next(iter(world.object_poses().values()))
+    ),
+    "/object_2/pose": lambda world: _named(
+        ("pose.position", "pose.orientation"), list(world.object_poses().values())[1]
     ),
     "/object/twist": lambda world: _named(
         ("twist.linear", "twist.angular"), next(iter(world.object_twists().values()))
@@ -79,6 +87,7 @@ class ArmEnvironment(gymnasium.Env[Observation, np.ndarray]):
         terminate_on_success: end an episode at its first success. The Fetch tasks never do.
         physics_rate: physics steps a simulated second, as arm_sim's.
         render_mode: `rgb_array` or None.
+        camera: pixels of its height and width, if not those of the contract.
 
     Raises:
         UserError: there is no such task.
@@ -94,6 +103,7 @@ class ArmEnvironment(gymnasium.Env[Observation, np.ndarray]):
         terminate_on_success: bool = False,
         physics_rate: float | None = None,
         render_mode: str | None = None,
+        camera: tuple[int, int] | None = None,
     ) -> None:
         judge = make_task(task)
         if not isinstance(judge, GoalTask):
@@ -101,11 +111,13 @@ class ArmEnvironment(gymnasium.Env[Observation, np.ndarray]):
         self.task = judge
         self.task.reward = reward
         self.variant, self.render_mode, self.terminate_on_success = variant, render_mode, terminate_on_success
-        self.contract = _contract(task, variant)
+        self.contract = _contract(task, variant, camera)
         self.guard, self._opening = _guard(self.contract, task)
         rate = float(node_specs()["arm_sim"].parameters["physics_rate"].default)
         self.world = PyBulletArm(
-            Scene.load(share_file(f"sim/scenes/{task}.yaml")), self.guard.arm, physics_rate or rate
+            _seen_at(Scene.load(share_file(f"sim/scenes/{task}.yaml")), self.contract),
+            self.guard.arm,
+            physics_rate or rate,
         )
         keys = self.contract.observation | self.contract.auxiliary
         joints = self.guard.arm.joint_names + self.guard.arm.finger_joint_names
@@ -379,12 +391,21 @@ def _index(key: Key, joints: tuple[str, ...]) -> slice | list[int]:
     return [joints.index(name) for name in key.names] if key.names else slice(None)
 
 
-def _contract(task: str, variant: Variant) -> Contract:
+def _seen_at(scene: Scene, contract: Contract) -> Scene:
+    """The scene with as many pixels as the contract has."""
+    image = contract.observation.get("image")
+    return scene if image is None else scene.seen_at(*image.shape[:2])
+
+
+def _contract(task: str, variant: Variant, size: tuple[int, int] | None) -> Contract:
     if variant == "state":
         return Contract.load(task)
     contract = Contract.load(f"{task}_image" if task not in VISUAL_TASKS.values() else task)
     if contract.goal.image:
         contract = contract.without_latent()
+    if size is not None:
+        image = dataclasses.replace(contract.observation["image"], shape=(*size, 3))
+        contract = dataclasses.replace(contract, observation={**contract.observation, "image": image})
     if variant == "image":
         return contract
     camera = contract.observation["image"]

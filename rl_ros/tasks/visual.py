@@ -6,6 +6,7 @@ where anything is. The simulation does know, and measures by it.
 """
 
 from dataclasses import replace
+from functools import cache
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
@@ -13,9 +14,11 @@ import numpy as np
 from rl_ros.contract import Contract
 from rl_ros.episodes.distance import LATENT_REWARD
 from rl_ros.errors import UserError
+from rl_ros.resources import share_file
+from rl_ros.robots.doors import edge
 from rl_ros.robots.pybullet_arm import Camera, Light, PyBulletArm, Scene
 from rl_ros.tasks.env import VISUAL_TASKS, ArmEnvironment, Observation, make
-from rl_ros.tasks.goals import GoalTask
+from rl_ros.tasks.goals import GoalTask, distance
 from rl_ros.tasks.task import Expert, Judgement, Values
 
 LATENT = "latent"
@@ -52,6 +55,22 @@ class VisualTask(GoalTask):
         """Reward and success by latents alone, as on a robot that knows nothing else."""
         reward = float(LATENT_REWARD(values[LATENT], desired_goal))
         return Judgement(reward, -reward < NEAR)
+
+    @property
+    def measured(self) -> tuple[str, ...]:
+        """The contract keys of the positions that a picture shows and that are measured."""
+        return self.moved or (self.achieved_goal,)
+
+    moved: ClassVar[tuple[str, ...]] = ()
+
+    def goal_positions(self, seed: int) -> np.ndarray:
+        """Where they are in the picture of the episode with this seed, float64 (n, 3) m."""
+        return self.goal_pose(seed)[None]
+
+    def apart(self, values: Values, seed: int) -> float:
+        """m from where the picture shows them, on average over what is measured."""
+        found = np.stack([values[key] for key in self.measured]).astype(np.float64)
+        return float(distance(found, self.goal_positions(seed)).mean())
 
     def expert(self, noise: float) -> Expert:
         """Wanders about: it is what encoders are first trained on."""
@@ -91,16 +110,74 @@ class VisualPush(VisualTask):
 
     def arrange(self, world: PyBulletArm, seed: int) -> None:
         """See `GoalTask.arrange`."""
-        super().arrange(world, seed)
-        goal = self.goal_pose(seed)
         world.reset(seed)
-        first = world.scene.objects[0].name
-        began = world.object_poses()[first][0]
+        for item, goal in zip(world.scene.objects, self.goal_positions(seed), strict=True):
+            began = world.object_poses()[item.name][0]
+            _put(world, item.name, goal)
         way = (goal - began)[:2]
         behind = goal[:2] - self.BEHIND * way / max(float(np.linalg.norm(way)), 1e-6)
         x, y = np.clip(behind, LOW, HIGH).tolist()
         world.place_tool((x, y, HEIGHT))
-        world.place_object(first, (float(goal[0]), float(goal[1]), float(goal[2])), 0.0)
+        for item, goal in zip(world.scene.objects, self.goal_positions(seed), strict=True):
+            _put(world, item.name, goal)  # again, in case the arm has swept it away
+
+
+class VisualPushTwo(VisualPush):
+    """Two pucks come to where a picture shows them; what is measured is the mean of their distances."""
+
+    name: ClassVar[str] = "visual_push_two"
+    moved: ClassVar[tuple[str, ...]] = ("object_position", "second_object_position")
+    APART: ClassVar[float] = 0.1
+    """m between the pucks' goals, at least."""
+
+    def goal_positions(self, seed: int) -> np.ndarray:
+        """See `VisualTask.goal_positions`."""
+        rng, first = np.random.default_rng([seed, 0x2A0]), self.goal_pose(seed)
+        second = self._draw_goal(rng)
+        while np.linalg.norm(second - first) < self.APART:
+            second = self._draw_goal(rng)
+        return np.stack([first, second])
+
+
+class VisualDoor(VisualTask):
+    """A door is as open as a picture shows it, with the hand against it; what is measured is the panel's free edge."""
+
+    name: ClassVar[str] = "visual_door"
+    achieved_goal: ClassVar[str] = "object_position"
+    threshold: ClassVar[float] = 0.03
+    ANGLE: ClassVar[float] = 0.7
+    """rad to either side, at most."""
+    AGAINST: ClassVar[float] = 0.7
+    """Share of the panel's length at which the hand is in the picture."""
+    ASIDE: ClassVar[float] = 0.025
+    """m of the hand from the panel's middle plane."""
+
+    def _draw_goal(self, rng: np.random.Generator) -> np.ndarray:
+        [door] = _scene(self.name).doors
+        return edge(door, rng.uniform(-self.ANGLE, self.ANGLE))
+
+    def arrange(self, world: PyBulletArm, seed: int) -> None:
+        """See `GoalTask.arrange`."""
+        world.reset(seed)
+        [door] = world.scene.doors
+        goal = self.goal_pose(seed)
+        along = (goal[:2] - door.hinge) / door.size[0]
+        # The hand is on the arm's side, where it comes from.
+        x, y = (
+            door.hinge + self.AGAINST * door.size[0] * along - self.ASIDE * np.array([along[1], -along[0]])
+        ).tolist()
+        world.place_tool((float(np.clip(x, LOW[0], HIGH[0])), float(np.clip(y, LOW[1], HIGH[1])), HEIGHT))
+        world.turn_door(door.name, float(np.arctan2(-along[0], along[1])))
+
+
+def _put(world: PyBulletArm, name: str, position: np.ndarray) -> None:
+    x, y, z = position.tolist()
+    world.place_object(name, (x, y, z), 0.0)
+
+
+@cache
+def _scene(name: str) -> Scene:
+    return Scene.load(share_file(f"sim/scenes/{name}.yaml"))
 
 
 class Wanderer:
@@ -146,11 +223,12 @@ class LatentEnvironment:
     """
 
     def __init__(self, task: str, senses: Senses, contract: Contract | None = None) -> None:
-        self.pictures = make(environment_name(task))
+        self.contract = contract or Contract.load(task)
+        self.pictures = make(environment_name(task), camera=self.contract.auxiliary[self.contract.goal.image].shape[:2])
         arm = self.pictures.environment.unwrapped
         assert isinstance(arm, ArmEnvironment)
-        self.arm, self.senses = arm, senses
-        self.contract = contract or Contract.load(task)
+        assert isinstance(arm.task, VisualTask)
+        self.arm, self.task, self.senses = arm, arm.task, senses
         self.episode_length = self.contract.episode_length
         self.values: Observation = {}
         self.desired_goal = np.zeros(0, np.float32)
@@ -158,6 +236,7 @@ class LatentEnvironment:
     def reset(self, seed: int) -> None:
         """Begin the episode of this seed."""
         self.pictures.reset(seed)
+        self._seed = seed
         self._first = self.pictures.values
         self._look()
         goal = self.senses.goal(seed)
@@ -165,8 +244,9 @@ class LatentEnvironment:
 
     def step(self, action: np.ndarray) -> tuple[float, bool, bool, bool]:
         """One step with an action (A,) in the contract's units: reward, terminated, truncated and success."""
-        _, terminated, truncated, success = self.pictures.step(action)
+        _, terminated, truncated, _ = self.pictures.step(action)
         self._look()
+        success = self.task.apart(self.values, self._seed) < self.task.threshold
         return float(LATENT_REWARD(self.values[LATENT], self.desired_goal)), terminated, truncated, success
 
     def compute_reward(self, achieved_goal: np.ndarray, desired_goal: np.ndarray) -> np.ndarray:

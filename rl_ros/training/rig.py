@@ -26,9 +26,8 @@ from rl_ros.errors import UserError
 from rl_ros.networks.image_encoder import ImageEncoder, save_encoder
 from rl_ros.networks.layers import DESIRED_GOAL
 from rl_ros.tasks.env import make
-from rl_ros.tasks.goals import GoalTask, distance
 from rl_ros.tasks.task import Values, make_task
-from rl_ros.tasks.visual import LATENT, Senses, Wanderer, environment_name
+from rl_ros.tasks.visual import LATENT, Senses, VisualTask, Wanderer, environment_name
 from rl_ros.training.checkpoint import Checkpoint
 from rl_ros.training.online import EVALUATION_SEED, Experience, OnlineSettings, OnlineTraining, RunningStatistics
 from rl_ros.training.representation import RepresentationTraining, train_encoder
@@ -195,9 +194,9 @@ def imagining(encoder: ImageEncoder, share: float = 0.5) -> Hindsight:
 def final_distances(episodes: Sequence[Episode], task: str) -> np.ndarray:
     """m from where each episode ended to where its picture showed it, float64 (n,)."""
     judge = make_task(task)
-    assert isinstance(judge, GoalTask)
-    ends = np.stack([episode.value(judge.achieved_goal)[-1] for episode in episodes]).astype(np.float64)
-    return distance(ends, np.stack([judge.goal_pose(episode.seed) for episode in episodes]))
+    assert isinstance(judge, VisualTask)
+    ends = [{key: episode.value(key)[-1] for key in judge.measured} for episode in episodes]
+    return np.array([judge.apart(end, episode.seed) for end, episode in zip(ends, episodes, strict=True)])
 
 
 class LatentTraining(OnlineTraining):
