@@ -12,6 +12,7 @@ from rl_ros.algorithms.base import make_algorithm
 from rl_ros.algorithms.rig import drawn_from, practise, seen_through, skewed, standard_normal
 from rl_ros.contract import Contract, difference
 from rl_ros.episodes.distance import LATENT_REWARD
+from rl_ros.episodes.exchange.bags import write_bags
 from rl_ros.episodes.memory import Columns, Episode, ReplayMemory
 from rl_ros.errors import UserError
 from rl_ros.networks.image_encoder import ImageEncoder, load_encoder
@@ -21,6 +22,7 @@ from rl_ros.tasks.task import make_task
 from rl_ros.tasks.visual import LATENT, LatentEnvironment
 from rl_ros.training.bundle import load_bundle
 from rl_ros.training.evaluate import environment_of, evaluate_in_process
+from rl_ros.training.from_bags import BagTrainer, Exported, Refused, Settings
 from rl_ros.training.offline import train
 from rl_ros.training.online import OnlineSettings
 from rl_ros.training.representation import RepresentationConfig, restored, train_encoder
@@ -215,6 +217,34 @@ def test_recorded_episodes_are_learned_from_offline(wandered: list[Episode], tmp
         encoder=encoder,
     )
     assert load_bundle(bundle).encoder == encoder.sha256
+
+
+def test_the_trainer_makes_latents_of_the_images_of_bags(
+    wandered: list[Episode], first_encoder: Path, tmp_path: Path
+) -> None:
+    bags, encoder = tmp_path / "bags", load_encoder(first_encoder)
+    write_bags(wandered[:3], CONTRACT.without_latent(), bags)
+    settings = Settings(
+        "rig",
+        bags,
+        tmp_path / "run",
+        updates_per_episode=2,
+        export_every=3,
+        start_after=1,
+        encoder=first_encoder,
+        overrides={"hidden_size": 16, "batch_size": 16},
+    )
+    with pytest.raises(UserError, match="learning from its bags needs an encoder"):
+        BagTrainer(replace(settings, encoder=None), CONTRACT)
+    trainer = BagTrainer(settings, CONTRACT)
+    exported: list[Path] = []
+    while not exported:
+        events = trainer.step()
+        assert not [event for event in events or () if isinstance(event, Refused)]
+        exported += [event.bundle for event in events or () if isinstance(event, Exported)]
+    expected = encoder.encode_all(np.concatenate([episode.observation["image"] for episode in wandered[:3]]))
+    np.testing.assert_array_equal(trainer.memory.observation[LATENT][: len(expected)], expected)
+    assert load_bundle(exported[0]).encoder == encoder.sha256
 
 
 def test_soft_actor_critic_imagines_as_well() -> None:

@@ -41,8 +41,8 @@ class GoalEncoder(Node):
         """Whether the start has told the episode's goal; then the same one comes on `goal/pose` as well."""
         self.goal: np.ndarray | None = None
         """The desired goal that counts, as the contract has it."""
-        self.score = 0.0
-        """Of the picture that it is from: at most 1, or 0 where it is from none."""
+        self.score: float | None = None
+        """Of the picture that it is from, at most 1; None where it is from none."""
         self.early: tuple[str, bytes] | None = None
         """Type and bytes of the last goal that came between two episodes."""
         self.ticks: deque[bytes] = deque(maxlen=KEPT_TICKS)
@@ -129,7 +129,7 @@ class GoalEncoder(Node):
             self.start, self.told, self.first = event.stamp, "goal" in event.values, None
             early, self.early = self.early, None
             if self.encoder is not None:
-                if self.told or self.goal is None:
+                if self.told or self.score is None:
                     self.imagine(int(event.values["seed"]))
                 if early is not None:
                     self.on_goal(*early)
@@ -156,7 +156,7 @@ class GoalEncoder(Node):
         """Take a goal of the prior, the same for the same seed."""
         assert self.encoder is not None
         latent = np.random.default_rng([seed, 0x1A6]).normal(size=self.encoder.latent).astype(np.float32)
-        self.score = 0.0
+        self.score = None
         self.take(latent, self.start or 0)
 
     def take(self, goal: np.ndarray, stamp: int) -> None:
@@ -193,7 +193,7 @@ class GoalEncoder(Node):
         latent, key = self.encoder.encode(image, self.first), self.contract.latent
         self.send(key.topic, messages.joint_state_cdr(stamp, key.names, latent, frame=self.encoder.frame))
         apart = float(np.linalg.norm(latent.astype(np.float64) - self.goal))
-        self.send("goal/distance", messages.joint_state_cdr(stamp, ["distance", "score"], [apart, self.score]))
+        self.send("goal/distance", messages.joint_state_cdr(stamp, ["distance", "score"], [apart, self.score or 0.0]))
 
     def tell(self, stamp: int) -> None:
         """Publish the goal as the contract has it."""

@@ -77,6 +77,7 @@ class Trainer(Node):
             capacity=given["capacity"],
             old_share=given["old_share"],
             hindsight=given["hindsight"],
+            encoder=Path(given["encoder"]) if given["encoder"] else None,
             seed=given["seed"],
             overrides=overrides,
         )

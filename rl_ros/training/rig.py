@@ -105,7 +105,7 @@ def wander(task: str, episodes: int, seed: int, progress: Callable[[int], None] 
     return found
 
 
-def as_latents(episode: Episode, contract: Contract, senses: Senses) -> Episode:
+def as_latents(episode: Episode, contract: Contract, senses: Senses, keep_images: bool = True) -> Episode:
     """An episode of images as one of latents, under the task's contract.
 
     The goal becomes the latent at its end, as nobody was asked for any; rewards are judged by it.
@@ -120,7 +120,7 @@ def as_latents(episode: Episode, contract: Contract, senses: Senses) -> Episode:
     return replace(
         episode,
         observation={key: known[key] for key in contract.observation},
-        auxiliary={key: known[key] for key in contract.auxiliary},
+        auxiliary={key: known[key] for key in contract.auxiliary if keep_images or key != contract.goal.image},
         desired_goal=goal,
         reward=reward,
         terminated=np.zeros_like(episode.terminated),
