@@ -51,7 +51,9 @@ class Policy(Node):
         if self.contract.goal.image and self.actor.frame and topic == self.contract.latent.topic:
             frame = messages.frame_of(cdr)
             if frame != self.actor.frame:
-                self.report(f"latents are of {frame or 'no encoder'}, the policy was trained with {self.actor.frame}")
+                text = f"latents are of {frame or 'no encoder'}, the policy was trained with {self.actor.frame}"
+                self.get_logger().error(text, once=True)
+                self.report(text)
                 return
         self.answer(self.gate.push(topic, cdr))
 
