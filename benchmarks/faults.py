@@ -29,10 +29,10 @@ from typing import Any
 import numpy as np
 import rclpy
 from crash import ros_environment
+from live_graph import Rig, circling_bundle, restamped
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
-from rig import Rig, circling_bundle, restamped
 
 from rl_ros.bringup import clean_shared_memory
 from rl_ros.contract import Contract

@@ -22,10 +22,10 @@ from pathlib import Path
 
 import rclpy
 from crash import ros_environment
+from live_graph import Rig, circling_bundle
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
-from rig import Rig, circling_bundle
 
 from rl_ros.bringup import clean_shared_memory
 from rl_ros.contract import Contract

@@ -27,11 +27,11 @@ import rclpy
 import rclpy.node
 import yaml
 from crash import ros_environment
+from live_graph import CENTRE, RADIUS, circling_bundle
 from rclpy.experimental.events_executor import EventsExecutor
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from rich.console import Console
 from rich.table import Table
-from rig import CENTRE, RADIUS, circling_bundle
 
 from rl_ros.bringup import clean_shared_memory, environment
 from rl_ros.contract import Contract

@@ -6,10 +6,10 @@ import numpy as np
 import rclpy
 import torch
 from geometry_msgs.msg import PoseStamped, TwistStamped
+from live_graph import CENTRE, Circle
 from rclpy.executors import ExternalShutdownException, MultiThreadedExecutor
 from rclpy.node import Node
 from rclpy.qos import qos_profile_sensor_data
-from rig import CENTRE, Circle
 from sensor_msgs.msg import Image, JointState
 
 from rl_ros.contract import Contract

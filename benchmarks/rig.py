@@ -1,340 +1,244 @@
-"""For the benchmarks of the live graph: a policy that keeps an arm moving, and a hand on every wire.
+"""Goals given as images: learning by imagined goals, beside an oracle and beside distances of pixels.
 
-`Rig` brings up a graph as `rl_ros up` does, each node in a process of its own, with the topics between sensors, goal,
-policy and guard led through this process. There each message passes a filter, which may change, drop, delay or repeat
-it. What the guard and the arm publish is noted with the time at which it came.
+    .venv/bin/python benchmarks/rig.py --task visual_push --seed 0 [--resume]
+
+The task is visual_reach, visual_push, visual_push_two or visual_door. The methods, each with the same budget, networks
+and loop:
+
+- `rig`: an image encoder, goals that it imagines, rewards by distances of latents (`rig_sac`: with SAC);
+- `oracle`: hindsight on true positions: what the encoder is to be as good as;
+- `pixels`: the policy of `rig`, where hindsight rewards by the distance of pixels.
+
+Steps are counted over all environments, those of wandering about for the encoder's images among them; those of
+evaluation are not experience. An evaluation is of 100 episodes of seeds of their own, whose goals are pictures, and
+measures in metres how far the hand or the puck is from where its picture shows it at the last tick. Seconds hold all
+that a method does: collecting images, training the encoder, evaluating.
+
+A run that is interrupted leaves a checkpoint, and one every ten minutes; `--resume` goes on from it, and skips methods
+that have finished. Curves go to benchmarks/results/rig_TASK_SEED.csv. The last line is a JSON object: `task`, `seed`,
+and for each method `env_steps`, `seconds`, `median_distance_m`, `success`.
 """
 
-import struct
-import threading
+import argparse
+import csv
+import json
+import shutil
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import rclpy
-import rclpy.node
 import torch
-from rcl_interfaces.msg import Parameter, ParameterType, ParameterValue
-from rcl_interfaces.srv import SetParameters
-from rclpy.clock import Clock
-from rclpy.clock_type import ClockType
-from rclpy.experimental.events_executor import EventsExecutor
-from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
-from std_srvs.srv import Trigger
+from rich.console import Console
+from rich.table import Table
 
-from rl_ros.bringup import Supervisor
+from rl_ros.algorithms.base import make_algorithm
+from rl_ros.algorithms.rig import drawn_from
+from rl_ros.commands.console import progress
 from rl_ros.contract import Contract
-from rl_ros.episodes import messages
-from rl_ros.graph import ResolvedGraph, load_graph, offered_profiles, qos, resolve
-from rl_ros.nodes.base import message_class
-from rl_ros.training.bundle import save_bundle
+from rl_ros.episodes.allocation import keep_freed_memory
+from rl_ros.episodes.hindsight import Hindsight
+from rl_ros.episodes.memory import Batch, Episode, ReplayMemory
+from rl_ros.networks.image_encoder import load_encoder
+from rl_ros.networks.layers import DESIRED_GOAL
+from rl_ros.tasks.visual import LATENT, LatentEnvironment
+from rl_ros.training.online import CHECKPOINTS, PROGRESS, OnlineSettings
+from rl_ros.training.report import read_columns
+from rl_ros.training.representation import RepresentationConfig, restored, train_encoder
+from rl_ros.training.rig import HELD_OUT, CameraSenses, LatentTraining, RigSettings, RigTraining, TrueSenses, wander
+from rl_ros.training.rollouts import Rollouts
 
-CENTRE, RADIUS, SPEED = (0.5, 0.0, 0.22), 0.1, 0.28
-"""m and m/s of the circle that the policy moves the tool on."""
-HEARTBEAT = 0.02
-"""s between two heartbeats of the operator."""
-TRAJECTORY = "trajectory_msgs/msg/JointTrajectory"
-STATE = "diagnostic_msgs/msg/DiagnosticArray"
-RESET = "/episode/reset"
-Filter = Callable[[bytes], Sequence[bytes]]
-_STAMP = struct.Struct("<iI")
-
-
-class Circle(torch.nn.Module):
-    """Moves the tool on a circle for ever, with an open hand; the camera's picture goes through a small CNN that adds
-    nothing. Where the goal is beyond reach it thinks for a long time: a policy that hangs."""
-
-    def __init__(self, actions: int, thinking: int, centre: tuple[float, ...]) -> None:
-        super().__init__()
-        self.actions, self.thinking, self.centre = actions, thinking, centre
-        self.see = torch.nn.Sequential(
-            torch.nn.Conv2d(3, 16, 5, 2), torch.nn.ReLU(), torch.nn.Conv2d(16, 32, 3, 2), torch.nn.ReLU(),
-            torch.nn.Conv2d(32, 32, 3, 2), torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.LazyLinear(64),
-            torch.nn.ReLU(), torch.nn.Linear(64, 3),
-        )  # fmt: skip
-
-    def forward(self, observation: dict[str, torch.Tensor], desired_goal: torch.Tensor) -> torch.Tensor:
-        """Actions (batch, A)."""
-        seen = self.see(observation["image"].permute(0, 3, 1, 2).float() / 255.0)
-        if self.thinking:
-            seen = think(seen, (desired_goal[0, 0] > 10.0).long() * self.thinking)
-        out = observation["tool_position"] - torch.tensor(self.centre)
-        radius = torch.linalg.vector_norm(out[:, :2], dim=1, keepdim=True) + 1e-6
-        x, y = out[:, :1] / radius, out[:, 1:2] / radius
-        inwards = (RADIUS - radius) * 2.0
-        velocity = torch.cat([-y * SPEED + x * inwards, x * SPEED + y * inwards, -2.0 * out[:, 2:]], 1)
-        velocity = torch.clamp(velocity + 0.0 * torch.tanh(seen), -SPEED, SPEED)
-        return torch.cat([velocity, torch.ones_like(velocity[:, :1])], 1)[:, : self.actions]
-
-
-@torch.jit.script
-def think(values: torch.Tensor, times: torch.Tensor) -> torch.Tensor:
-    """The same values, some time later."""
-    kept = values
-    for _ in range(int(times)):
-        values = torch.sin(values)
-    return kept + 0.0 * values
-
-
-def circling_bundle(directory: Path, contract: Contract, thinking: int = 0, centre: tuple[float, ...] = CENTRE) -> Path:
-    """A policy bundle of `Circle`."""
-    torch.manual_seed(0)
-    policy = Circle(len(contract.action_low), thinking, centre)
-    policy.see(torch.zeros(1, 3, *contract.observation["image"].shape[:2]))
-    normalisation = {"tool_position": {"mean": list(CENTRE), "std": [0.1] * 3}}
-    return save_bundle(
-        directory, contract=contract, algorithm_name="circle", configuration={}, policy_module=policy,
-        state_tensors=policy.state_dict(), normalisation=normalisation, metrics={}, source_episodes=[],
-    )  # fmt: skip
-
-
-def restamped(cdr: bytes, change: int) -> bytes:
-    """The same message with a stamp that differs by so many nanoseconds."""
-    second, nanosecond = _STAMP.unpack_from(cdr, 4)
-    return (
-        cdr[:4] + _STAMP.pack(*divmod(max(0, second * 1_000_000_000 + nanosecond + change), 1_000_000_000)) + cdr[12:]
-    )
+RESULTS = Path(__file__).parent / "results"
+RUNS = Path(__file__).parents[1] / "runs" / "rig"
+METHODS = ("rig", "oracle", "pixels")
+FIRST = "first.json"
+"""What a run has spent before its loop begins."""
 
 
 @dataclass(frozen=True)
-class Heard:
-    """One message of the guard, the arm or the episodes."""
+class Budget:
+    """What one method may use on a task."""
 
-    at: float
-    """When it came, s of the steady clock."""
-    what: Any
+    wandering: int
+    """Episodes at the beginning."""
+    encoder_updates: int
+    steps: int
+    """Ticks of experience, wandering included."""
+    loop: dict[str, Any]
+    """Settings of the loop."""
 
 
-class Rig:
-    """A running graph with a hand on its wires.
+BUDGETS = {
+    "visual_reach": Budget(200, 2500, 30_000, {"evaluate_every": 5_000, "updates_per_step": 1.0}),
+    "visual_push": Budget(600, 4000, 150_000, {"evaluate_every": 20_000, "updates_per_step": 1.0}),
+    "visual_push_two": Budget(600, 5000, 300_000, {"evaluate_every": 30_000, "updates_per_step": 1.0}),
+    "visual_door": Budget(300, 3000, 60_000, {"evaluate_every": 10_000, "updates_per_step": 1.0}),
+}
+MOVED = {
+    "visual_reach": ["tool_position"],
+    "visual_push": ["tool_position", "object_position"],
+    "visual_push_two": ["tool_position", "object_position", "second_object_position"],
+    "visual_door": ["tool_position", "object_position"],
+}
+"""The positions that a picture shows, by task."""
 
-    Args:
-        work: where bags, bundles and the log go.
-        contract: a file; its policy must see `image` and `tool_position`.
-        policy: directory of a bundle.
-        graph: arguments of the graph `pick_and_place` beside those set here.
-        guard: parameters of `arm_guard` to change.
-        recorder: the same of `recorder`.
-    """
 
-    def __init__(
-        self, work: Path, contract: Path, policy: Path, graph: dict[str, str], guard: dict, recorder: dict
-    ) -> None:
-        self.contract, self.bags = Contract.load(str(contract)), work / "bags"
-        given = {"contract": str(contract), "policy": str(policy), "bags": str(self.bags), "composition": "separate"}
-        given |= {"episode_length": "1000000", "patience": "60", **graph}
-        resolved = resolve(load_graph("pick_and_place"), given)
-        self.filters: dict[str, Filter] = {}
-        """By topic; a topic without one passes as it is."""
-        self.states: list[Heard] = []
-        """Statuses of the guard."""
-        self.commands: list[Heard] = []
-        """Positions (7,) of each command."""
-        self.speeds: list[Heard] = []
-        """The fastest joint at each joint state, rad/s, as the arm itself measures it."""
-        self.events: list[Heard] = []
-        self.closed: list[int] = []
-        """Numbers of the episodes whose bags are closed."""
-        self.beating = True
-        self.held: list[bytes] = []
-        """Resets that wait."""
-        self.last: dict[str, bytes] = {}
-        """The newest message of each wire."""
-        self.node = rclpy.node.Node("rig")
-        self.wires = self._wires()
-        self.senders: dict[str, Any] = {}
-        for topic, (kind, profile) in self.wires.items():
-            self._lay(topic, kind, profile)
-        self._listen("/arm_guard/state", STATE, "event", lambda cdr: self._note(self.states, messages.status_of(cdr)))
-        self._listen(
-            "/arm_controller/joint_trajectory", "trajectory_msgs/msg/JointTrajectory", "command", self._on_command
-        )
-        self._listen("/episode/event", STATE, "event", lambda cdr: self._note(self.events, messages.status_of(cdr)))
-        self._listen("/recorder/state", STATE, "event", self._on_recorder)
-        self.beat = self._sender("/operator/heartbeat", "std_msgs/msg/Empty", "command")
-        self.stop_button = self._sender("/emergency_stop", "std_msgs/msg/Bool", "command")
-        self.rearm_service = self.node.create_client(Trigger, "/arm_guard/rearm")
-        self.parameters = self.node.create_client(SetParameters, "/policy/set_parameters")
-        self.node.create_timer(HEARTBEAT, self._on_beat, clock=Clock(clock_type=ClockType.STEADY_TIME))
-        self.executor = EventsExecutor()
-        self.executor.add_node(self.node)
-        self._running = True
-        self._thread = threading.Thread(target=self._spin, daemon=True)
-        self._log = (work / "graph.log").open("w", buffering=1)
-        self.supervisor = Supervisor(self._wired(resolved, guard, recorder), lambda line: print(line, file=self._log))
+@dataclass(frozen=True)
+class PixelHindsight(Hindsight):
+    """Hindsight that rewards by the root of the mean squared difference of pixels, 0 to 1, of the images themselves."""
 
-    def __enter__(self) -> "Rig":
-        self._thread.start()
-        self.supervisor.__enter__()
-        return self
+    def relabel(self, memory: ReplayMemory, rows: np.ndarray, goal_rows: np.ndarray, rng: np.random.Generator) -> Batch:
+        """See `Hindsight.relabel`."""
+        batch = super().relabel(memory, rows, goal_rows, rng)
+        images = memory.auxiliary["image"]
+        difference = images[rows + 1].astype(np.float32) - images[goal_rows]
+        batch.reward = -np.sqrt(np.square(difference).mean(axis=(1, 2, 3))) / 255.0
+        return batch
 
-    def __exit__(self, *exception: object) -> None:
-        self.supervisor.stop()
-        self._running = False
-        self._thread.join()
-        self.executor.remove_node(self.node)
-        self.node.destroy_node()
-        self.executor.shutdown()
-        self._log.close()
 
-    def until(self, condition: Callable[[], object], what: str, seconds: float = 60.0) -> None:
-        """Wait for something.
-
-        Raises:
-            TimeoutError: it did not come.
-        """
-        deadline = time.monotonic() + seconds
-        while not condition():
-            if time.monotonic() > deadline:
-                raise TimeoutError(f"waited {seconds:.0f} s for {what}; see graph.log")
-            time.sleep(0.005)
-
-    def wait_until_it_moves(self) -> None:
-        """Re-arm, should the graph have been too slow for its operator, and wait for the arm to move."""
-        looked = 0.0
-
-        def moving() -> bool:
-            nonlocal looked
-            if self.episode() is None and time.monotonic() - looked > 1.0:
-                self.rearm()
-                looked = time.monotonic()
-            return self.moves()
-
-        self.until(moving, "the arm to move")
-
-    def episode(self) -> int | None:
-        """Number of the episode that runs."""
-        events = [heard.what for heard in self.events]
-        return int(events[-1].values["episode"]) if events and events[-1].name == "start" else None
-
-    def moves(self, seconds: float = 0.5) -> bool:
-        """Whether an episode has been running for so long without any rejection, and the arm moves."""
-        now = time.monotonic()
-        if self.episode() is None or now - self.events[-1].at < 2 * seconds:
-            return False
-        rejected = [heard.at for heard in self.states if heard.what.level == messages.ERROR]
-        return (not rejected or now - rejected[-1] > seconds) and bool(self.speeds) and self.speeds[-1].what > 0.1
-
-    def hold_resets(self) -> None:
-        """From now on no episode begins, and the arm stays where it is, until `release_resets`."""
-        self.filters[RESET] = lambda cdr: self.held.append(cdr) or ()
-
-    def release_resets(self) -> None:
-        """Episodes begin again."""
-        self.filters.pop(RESET)
-        held, self.held = self.held, []
-        for cdr in held:
-            self.send(RESET, cdr)
-
-    def press_stop(self) -> None:
-        """The emergency stop."""
-        told = messages.message("std_msgs/msg/Bool", data=True)
-        self.stop_button.publish(messages.encode("std_msgs/msg/Bool", told))
-
-    def rearm(self) -> None:
-        """Let the next episode begin."""
-        self._call(self.rearm_service, Trigger.Request())
-
-    def swap(self, bundle: Path) -> tuple[bool, str]:
-        """Ask the policy to run another bundle; whether it does, and why not."""
-        value = ParameterValue(type=ParameterType.PARAMETER_STRING, string_value=str(bundle))
-        answer = self._call(self.parameters, SetParameters.Request(parameters=[Parameter(name="bundle", value=value)]))
-        return answer.results[0].successful, answer.results[0].reason
-
-    def signal(self, process: str, number: int) -> None:
-        """Send a signal to a process of the graph."""
-        self.supervisor.processes[process].send_signal(number)
-
-    def send(self, topic: str, cdr: bytes) -> None:
-        """A message on a wire, past its filter."""
-        self.senders[topic].publish(cdr)
-
-    def stranger(self, topic: str, message_type: str) -> Callable[[], None]:
-        """Another node that publishes on a topic; returns what takes it away."""
-        node = rclpy.node.Node("stranger", start_parameter_services=False, enable_rosout=False)
-        node.create_publisher(message_class(message_type), topic, self._profile("command"))
-        return node.destroy_node
-
-    def _wires(self) -> dict[str, tuple[str, Any]]:
-        """Type and profile of every topic that is led through here."""
-        recorded, offered = self.contract.recorded_topics(), offered_profiles(self.contract)
-        keys = [*self.contract.observation.values(), *self.contract.auxiliary.values(), *self.contract.action.values()]
-        topics = dict.fromkeys([key.topic for key in keys] + [self.contract.goal.desired_goal.topic, "/joint_states"])
-        found = {topic: (recorded[topic].type, offered[topic]) for topic in topics}
-        return found | {"/clock": ("rosgraph_msgs/msg/Clock", "state"), RESET: ("sensor_msgs/msg/JointState", "event")}
-
-    def _wired(self, graph: ResolvedGraph, guard: dict, recorder: dict) -> ResolvedGraph:
-        """The graph whose publishers of the wires publish here."""
-        changed: dict[str, dict] = {"arm_guard": guard, "recorder": recorder}
-        processes = {}
-        for name, nodes in graph.processes.items():
-            processes[name] = tuple(
-                replace(
-                    node,
-                    parameters=node.parameters | changed.get(node.name, {}),
-                    remaps={e.topic: f"/wire/{e.topic.lstrip('/')}" for e in node.publishes if self._is_wire(e.topic)},
-                )
-                for node in nodes
+def begin(
+    task: str, seed: int, budget: Budget, out: Path, sees: bool, config: RepresentationConfig
+) -> tuple[list[Episode], dict[str, float]]:
+    """Wander about, and train the encoder where there is to be one."""
+    began = time.monotonic()
+    with progress() as bar:
+        shown = bar.add_task("wandering about", total=budget.wandering)
+        episodes = wander(task, budget.wandering, seed, lambda done: bar.update(shown, completed=done))
+    figures: dict[str, float] = {}
+    if sees:
+        images = [episode.observation["image"] for episode in episodes]
+        seen = np.concatenate([image for index, image in enumerate(images) if index % HELD_OUT])
+        latent = Contract.load(task).latent.shape[0]
+        with progress() as bar:
+            shown = bar.add_task("training the encoder", total=budget.encoder_updates)
+            _, _, figures = train_encoder(
+                seen,
+                np.concatenate(images[::HELD_OUT]),
+                latent,
+                out,
+                updates=budget.encoder_updates,
+                config=config,
+                seed=seed,
+                progress=lambda done: bar.update(shown, completed=done),
             )
-        return replace(graph, processes=processes)
+    return episodes, {"seconds": time.monotonic() - began, **figures}
 
-    def _is_wire(self, topic: str) -> bool:
-        return f"/{topic.lstrip('/')}" in self.wires
 
-    def _lay(self, topic: str, kind: str, profile: str) -> None:
-        sender = self.senders[topic] = self._sender(topic, kind, profile)
-        joints = topic == "/joint_states"
+def run_method(
+    method: str, task: str, seed: int, budget: Budget, out: Path, resume: bool, overrides: dict[str, Any]
+) -> LatentTraining:
+    """Run a method, or go on with it."""
+    resume = resume and (out / CHECKPOINTS).is_dir()
+    sees = method != "oracle"
+    settings = OnlineSettings(
+        steps=budget.steps, random_steps=0, kept_still=1.0, **({"capacity": budget.steps + 10_000} | budget.loop)
+    )
+    rig = RigSettings(**overrides.get("rig", {}))
+    contract = Contract.load(task)
+    episodes: list[Episode] = []
+    if resume:
+        spent = json.loads((out / FIRST).read_text())
+    else:
+        shutil.rmtree(out, ignore_errors=True)
+        config = RepresentationConfig(**overrides.get("representation", {}))
+        episodes, spent = begin(task, seed, budget, out, sees, config)
+        out.mkdir(parents=True, exist_ok=True)
+        (out / FIRST).write_text(json.dumps(spent))
+        if sees:
+            shutil.copytree(out / "encoder", out / "first_encoder")
+    senses: CameraSenses | TrueSenses
+    if sees:
+        senses = CameraSenses(load_encoder(out / ("encoder" if resume else "first_encoder")))
+    else:
+        senses = TrueSenses(MOVED[task])
+        contract = contract.with_latent(2 * len(MOVED[task]))
+    size = contract.latent.shape[0]
+    unknown = {LATENT: size, "tool_position": 3, DESIRED_GOAL: size}
+    normalisation = {name: {"mean": [0.0] * width, "std": [1.0] * width} for name, width in unknown.items()}
+    learner = "rig_sac" if method == "rig_sac" else "rig"
+    algorithm = make_algorithm(learner, contract, normalisation, seed=seed, overrides=overrides.get("settings", {}))
+    with Rollouts(lambda: LatentEnvironment(task, senses, contract), 8) as rollouts:
+        training: LatentTraining
+        if method in ("rig", "rig_sac"):
+            assert isinstance(senses, CameraSenses)
+            training = RigTraining(
+                algorithm, rollouts, settings, seed, out, senses, restored(senses.encoder, seed), rig, resume=resume
+            )
+        else:
+            # Goals to practise are those of pictures that wandering about has seen.
+            ends = np.stack([senses.see(tick, tick) for tick in last_ticks(episodes or wander(task, 200, seed))])
+            training = LatentTraining(algorithm, rollouts, settings, seed, out, senses, drawn_from(ends), resume=resume)
+        if method == "pixels":
+            algorithm.hindsight = PixelHindsight({"future": 0.5, "random": 0.5}, algorithm.hindsight.compute_reward)  # type: ignore[union-attr]
+        if not resume:
+            training.seconds = float(spent["seconds"])
+            training.remember(episodes)
+        finished = training.run()
+        if finished:
+            shutil.rmtree(out / CHECKPOINTS, ignore_errors=True)
+        training.export(out / "bundle")
+    return training
 
-        def carry(cdr: bytes) -> None:
-            if joints:
-                velocities = messages.decode(kind, cdr).velocity[:7]
-                self._note(self.speeds, float(np.max(np.abs(velocities))))
-            self.last[topic] = cdr
-            change = self.filters.get(topic)
-            for each in (cdr,) if change is None else change(cdr):
-                sender.publish(each)
 
-        self._listen(f"/wire{topic}", kind, profile, carry)
+def last_ticks(episodes: list[Episode]) -> list[dict[str, np.ndarray]]:
+    """The values at the end of each episode."""
+    return [{key: a[-1] for key, a in (episode.observation | episode.auxiliary).items()} for episode in episodes]
 
-    def _on_command(self, cdr: bytes) -> None:
-        positions = messages.decode(TRAJECTORY, cdr).points[0].positions
-        self._note(self.commands, np.array(positions))
 
-    def _on_recorder(self, cdr: bytes) -> None:
-        state = messages.status_of(cdr)
-        if state.name == "bag":
-            self.closed.append(int(state.values["episode"]))
+def main() -> None:
+    """Parse the command line, run, and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--task", required=True, choices=list(BUDGETS))
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint")
+    parser.add_argument("--quick", action="store_true", help="a few thousand steps, nothing kept in results/")
+    parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=(*METHODS, "rig_sac"))
+    parser.add_argument("--steps", type=int, help="ticks of experience, if not the task's own")
+    parser.add_argument("--settings", default="{}", help="JSON: settings of the algorithm")
+    parser.add_argument("--loop", default="{}", help="JSON: settings of the loop")
+    parser.add_argument("--rig", default="{}", help='JSON: RigSettings, such as {"skew": -0.5}')
+    parser.add_argument("--representation", default="{}", help="JSON: RepresentationConfig")
+    parser.add_argument("--name", default="", help="of the runs, to tell settings apart")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    keep_freed_memory()
+    budget = BUDGETS[arguments.task]
+    loop = budget.loop | json.loads(arguments.loop)
+    budget = Budget(budget.wandering, budget.encoder_updates, arguments.steps or budget.steps, loop)
+    if arguments.quick:
+        budget = Budget(20, 200, 2_000, loop | {"evaluate_every": 1_000, "evaluation_episodes": 10})
+    overrides = {name: json.loads(getattr(arguments, name)) for name in ("settings", "rig", "representation")}
+    label = f"rig_{arguments.task}_{arguments.seed}{'_' if arguments.name else ''}{arguments.name}"
+    table = Table("method", "env steps", "seconds", "median distance, m", "success", title=label)
+    last: dict[str, Any] = {"task": arguments.task, "seed": arguments.seed}
+    rows: list[dict[str, Any]] = []
+    for method in arguments.methods:
+        out = RUNS / label / method
+        if not (arguments.resume and (out / "bundle").is_dir() and not (out / CHECKPOINTS).is_dir()):
+            run_method(method, arguments.task, arguments.seed, budget, out, arguments.resume, overrides)
+        columns = read_columns(out / PROGRESS)
+        kept = ("env_steps", "seconds", "median_distance", "mean_distance", "success")
+        for values in zip(*(columns[name] for name in kept), strict=True):
+            row = dict(zip(kept, values, strict=True))
+            rows.append({"method": method, **row})
+            figures = f"{row['env_steps']:.0f}", f"{row['seconds']:.0f}", f"{row['median_distance']:.4f}"
+            table.add_row(method, *figures, f"{row['success']:.2f}")
+        last[method] = {
+            "env_steps": int(row["env_steps"]),
+            "seconds": round(row["seconds"], 1),
+            "median_distance_m": round(row["median_distance"], 5),
+            "success": row["success"],
+        }
+    if not arguments.quick:
+        RESULTS.mkdir(exist_ok=True)
+        with (RESULTS / f"{label}.csv").open("w", newline="") as stream:
+            writer = csv.DictWriter(stream, list(rows[0]))
+            writer.writeheader()
+            writer.writerows(rows)
+    Console().print(table)
+    print(json.dumps(last))
 
-    def _on_beat(self) -> None:
-        if self.beating:
-            self.beat.publish(b"\x00\x01\x00\x00\x00")
 
-    def _note(self, heard: list[Heard], what: Any) -> None:
-        heard.append(Heard(time.monotonic(), what))
-
-    def _profile(self, name: Any) -> QoSProfile:
-        chosen = qos(name, False)
-        return QoSProfile(
-            depth=chosen.depth,
-            reliability=ReliabilityPolicy.RELIABLE if chosen.reliable else ReliabilityPolicy.BEST_EFFORT,
-            durability=DurabilityPolicy.TRANSIENT_LOCAL if chosen.transient_local else DurabilityPolicy.VOLATILE,
-        )
-
-    def _sender(self, topic: str, kind: str, profile: str) -> Any:
-        return self.node.create_publisher(message_class(kind), topic, self._profile(profile))
-
-    def _listen(self, topic: str, kind: str, profile: str, callback: Callable[[bytes], None]) -> None:
-        self.node.create_subscription(message_class(kind), topic, callback, self._profile(profile), raw=True)
-
-    def _call(self, client: Any, request: Any) -> Any:
-        assert client.wait_for_service(10.0)
-        answer = client.call_async(request)
-        self.until(answer.done, client.srv_name)
-        return answer.result()
-
-    def _spin(self) -> None:
-        while self._running:
-            self.executor.spin_once(timeout_sec=0.1)
+if __name__ == "__main__":
+    main()

@@ -180,11 +180,15 @@ class Goal:
 
     `achieved_goal` names the observation or auxiliary key that says which goal a tick has achieved, in the same numbers
     as the desired goal; goals of hindsight come from it.
+
+    `image` names the auxiliary key of a camera, where goals are given as images: `achieved_goal` is then an observation
+    that an image encoder makes of that camera's images, and the desired goal what it makes of the goal's.
     """
 
     desired_goal: Key
     policy_input: bool = True
     achieved_goal: str = ""
+    image: str = ""
 
 
 @dataclass(frozen=True)
@@ -249,6 +253,15 @@ class Contract:
                     f"goal.achieved_goal: expected an observation or auxiliary key of shape "
                     f"{list(self.goal.desired_goal.shape)}, as the desired goal has, got '{self.goal.achieved_goal}'."
                 )
+        if self.goal.image and (
+            self.goal.image not in self.auxiliary
+            or self.auxiliary[self.goal.image].type not in IMAGES
+            or self.goal.achieved_goal not in self.observation
+        ):
+            raise ValueError(
+                f"goal.image: expected an auxiliary key of a camera, and goal.achieved_goal an observation key that is "
+                f"made of its images; got '{self.goal.image}' and '{self.goal.achieved_goal}'."
+            )
         for name in self.auxiliary:
             if name in self.observation:
                 raise ValueError(f"auxiliary: {name} is an observation key as well; it can be only one of them.")
@@ -339,6 +352,46 @@ class Contract:
         except ValueError as error:
             raise UserError(f"contract {self.name} with other topics: {error}") from error
 
+    @property
+    def latent(self) -> Key:
+        """The key of what an image encoder makes of the camera's images; only where goals are images.
+
+        Raises:
+            UserError: they are not.
+        """
+        if not self.goal.image:
+            raise UserError(f"contract {self.name}: its goals are not given as images (goal.image is empty).")
+        return self.observation[self.goal.achieved_goal]
+
+    def with_latent(self, size: int) -> "Contract":
+        """The contract with latents of another size, float32 (size,), where goals are images."""
+        key, names = self.latent, tuple(f"z{index}" for index in range(size))
+        sized = replace(key, names=names, shape=(size,))
+        goal = replace(self.goal.desired_goal, names=names, shape=(size,))
+        return replace(
+            self,
+            observation={**self.observation, self.goal.achieved_goal: sized},
+            goal=replace(self.goal, desired_goal=goal),
+        )
+
+    def without_latent(self) -> "Contract":
+        """The contract of what there is before any encoder: the camera's images take the place of their latents.
+
+        The images are the reference, no policy is asked for a goal, and nobody need have judged anything. It is what
+        recordings of any robot with such a camera are read by.
+        """
+        latent, camera = self.goal.achieved_goal, self.auxiliary[self.goal.image]
+        observation = {self.goal.image: replace(camera, alignment="exact")}
+        observation |= {name: key for name, key in self.observation.items() if name != latent}
+        return replace(
+            self,
+            reference=self.goal.image,
+            observation=observation,
+            auxiliary={name: key for name, key in self.auxiliary.items() if name != self.goal.image},
+            goal=Goal(observation[self.goal.image], policy_input=False),
+            reward=replace(self.reward, unjudged="zero"),
+        )
+
     def split_action(self, action: np.ndarray) -> dict[str, np.ndarray]:
         """The action vector (A,) as one array per channel."""
         parts, start = {}, 0
@@ -405,6 +458,7 @@ def difference(trained: Contract, live: Contract) -> str | None:
     b = {k: v for k, v in live.to_dict().items() if k not in ignored}
     for contract in (a, b):
         contract["goal"].pop("achieved_goal")
+        contract["goal"].pop("image")
     return _difference(_plain(a), _plain(b), "")
 
 

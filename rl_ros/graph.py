@@ -104,7 +104,7 @@ class TopicSpec:
     qos: QosName
     topic: str = ""
     type: str = ""
-    contract: Literal["", "observation", "auxiliary", "action", "goal", "reward", "reference", "recorded"] = ""
+    contract: Literal["", "observation", "auxiliary", "action", "goal", "reward", "camera", "latent", "recorded"] = ""
     optional: bool = False
     """Whether a node that subscribes is ready for an episode without a publisher of it."""
     when: str = ""
@@ -193,9 +193,12 @@ def endpoints(
             named = {goal.topic: goal.type}
             # One that every tick is given is a stream like any other, not the one message that late joiners need.
             profile = spec.qos if goal.alignment == "held" else "state"
-        elif spec.contract == "reference":
-            reference = contract.observation[contract.reference]
-            named = {reference.topic: reference.type}
+        elif spec.contract == "camera":  # whose messages are the ticks, before any encoder
+            camera = contract.auxiliary[contract.goal.image] if contract.goal.image else None
+            camera = camera or contract.observation[contract.reference]
+            named = {camera.topic: camera.type}
+        elif spec.contract == "latent":
+            named = {contract.latent.topic: contract.latent.type} if contract.goal.image else {}
         else:
             named = {key.topic: key.type for key in getattr(contract, spec.contract).values()}
         for topic, message_type in named.items():

@@ -49,6 +49,8 @@ ALGORITHMS: dict[str, str] = {
     "latent_plans": "rl_ros.algorithms.latent_plans:LatentPlans",
     "rebrac": "rl_ros.algorithms.rebrac:ReBRAC",
     "rem": "rl_ros.algorithms.rem:RandomEnsembleMixture",
+    "rig": "rl_ros.algorithms.rig:ImaginedGoals",
+    "rig_sac": "rl_ros.algorithms.rig:SoftImaginedGoals",
     "sac": "rl_ros.algorithms.sac:SoftActorCritic",
     "td3": "rl_ros.algorithms.td3:TwinDelayed",
     "td3_bc": "rl_ros.algorithms.td3_bc:TD3PlusBehaviourCloning",

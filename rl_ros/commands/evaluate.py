@@ -8,7 +8,7 @@ from rl_ros.commands.console import episode_bar, positive, progress, show
 from rl_ros.commands.estimate import run_offline
 from rl_ros.errors import UserError
 from rl_ros.training.bundle import load_bundle
-from rl_ros.training.evaluate import environment_of, evaluate_in_process
+from rl_ros.training.evaluate import OTHER_LOOK, environment_of, evaluate_in_process, evaluate_pictures
 from rl_ros.training.live import Results, run_episodes
 
 
@@ -24,7 +24,12 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
     parser.add_argument("--policy", type=Path, metavar="BUNDLE", help="a policy bundle instead of a run")
     parser.add_argument("--live", action="store_true", help="on the live graph, over ROS")
     parser.add_argument("--graph", help="a graph in config/graphs, live (default: the one of the policy's task)")
-    parser.add_argument("--episodes", type=positive, default=50, help="how many (default: %(default)s)")
+    parser.add_argument(
+        "--other-look",
+        action="store_true",
+        help="where goals are pictures: take them under another light, with the camera moved by 5 degrees",
+    )
+    parser.add_argument("--episodes", "--goals", type=positive, default=50, help="how many (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=100_000, help="seed of the first episode (default: %(default)s)")
     parser.add_argument(
         "--out",
@@ -65,7 +70,11 @@ def run(options: argparse.Namespace) -> int:
             def advance(done: int, success: float) -> None:
                 bar.update(task, completed=done, description=f"evaluating, success {success:.2f}")
 
-            summary = evaluate_in_process(bundle, options.episodes, options.seed, advance)
+            if options.other_look:
+                pictured = load_bundle(bundle)
+                summary = evaluate_pictures(pictured, options.episodes, options.seed, advance, OTHER_LOOK)
+            else:
+                summary = evaluate_in_process(bundle, options.episodes, options.seed, advance)
         title = f"{bundle} in {environment_of(contract)}"
     show(summary, title)
     print(json.dumps(summary))

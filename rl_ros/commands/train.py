@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rl_ros.commands.console import console, positive, progress, share
 from rl_ros.commands.train_online import add_online, run_online
@@ -14,10 +14,14 @@ from rl_ros.contract import ACTORS, Contract
 from rl_ros.episodes.bags import find_bags, read_bag
 from rl_ros.episodes.cache import DIRECTORY, Dataset, cache_beside, load_columns
 from rl_ros.episodes.ingest import Cuts
-from rl_ros.episodes.memory import ReplayMemory
+from rl_ros.episodes.memory import Columns, ReplayMemory
 from rl_ros.episodes.relabel import read_layer
 from rl_ros.errors import UserError
 from rl_ros.graph import parse_arguments
+
+if TYPE_CHECKING:
+    from rl_ros.episodes.hindsight import Hindsight
+    from rl_ros.networks.image_encoder import ImageEncoder
 
 
 def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -56,6 +60,15 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
         metavar="SHARE",
         help="of each batch from ticks at which a person acted; they count as demonstrations (default: as they come)",
     )
+    parser.add_argument(
+        "--encoder",
+        type=Path,
+        metavar="DIR",
+        help="an image encoder, where goals are images (default: train one first)",
+    )
+    parser.add_argument(
+        "--encoder-updates", type=positive, default=4000, metavar="N", help="of training one (default: %(default)s)"
+    )
     add_reading(parser)
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a setting of the algorithm")
     add_online(parser)
@@ -78,7 +91,7 @@ def run(options: argparse.Namespace) -> int:
     from rl_ros.training.runs import DataSource, write_source
 
     torch.set_num_threads(1)
-    contract, dataset = load_dataset(options)
+    contract, dataset = load_dataset(options, unencoded=True)
     if options.task:
         dataset = read_layer(dataset, options.task).over(dataset)
     actors = tuple(filter(None, options.actors.split(",")))
@@ -96,6 +109,9 @@ def run(options: argparse.Namespace) -> int:
     )
     write_source(options.out, source)
     total = options.updates or round(options.seconds)
+    columns, encoder, hindsight = dataset.columns, None, None
+    if contract.goal.image:
+        columns, encoder, hindsight = _latents(options, dataset.columns, contract)
     began = time.monotonic()
     with progress() as bar:
         task = bar.add_task(f"training {options.algorithm}", total=total)
@@ -104,7 +120,7 @@ def run(options: argparse.Namespace) -> int:
             bar.update(task, completed=update if options.updates else min(int(time.monotonic() - began), total))
 
         bundle = train(
-            ReplayMemory(dataset.columns, achieved_goal=contract.goal.achieved_goal or None),
+            ReplayMemory(columns, achieved_goal=contract.goal.achieved_goal or None),
             contract,
             options.algorithm,
             options.out,
@@ -117,9 +133,38 @@ def run(options: argparse.Namespace) -> int:
             held_out=held_out,
             human=dataset.human if options.human_share else None,
             human_share=options.human_share,
+            hindsight=hindsight,
+            encoder=encoder,
         )
     console.print(f"policy bundle: {bundle}")
     return 0
+
+
+def _latents(
+    options: argparse.Namespace, columns: Columns, contract: Contract
+) -> "tuple[Columns, ImageEncoder, Hindsight]":
+    """Recorded images as latents, by an encoder that is there or trained first; and goals that it imagines."""
+    from rl_ros.networks.image_encoder import load_encoder
+    from rl_ros.training.rig import columns_of_latents, encoder_of_recordings, imagining
+
+    if options.encoder:
+        encoder = load_encoder(options.encoder)
+    else:
+        with progress() as bar:
+            task = bar.add_task("training the image encoder", total=options.encoder_updates)
+            encoder, figures = encoder_of_recordings(
+                columns,
+                contract,
+                options.out,
+                updates=options.encoder_updates,
+                seed=options.seed,
+                progress=lambda done: bar.update(task, completed=done),
+            )
+        console.print(
+            f"image encoder: {encoder.directory}; refuses {figures['false_refusals']:.1%} of {figures['measured']:.0f} "
+            "held-out images"
+        )
+    return columns_of_latents(columns, contract, encoder), encoder, imagining(encoder)
 
 
 def add_reading(parser: argparse.ArgumentParser) -> None:
@@ -139,16 +184,21 @@ def add_reading(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def load_dataset(options: argparse.Namespace) -> tuple[Contract, Dataset]:
-    """The contract, and the bags it names with a progress bar; what cannot be used is named on standard error."""
+def load_dataset(options: argparse.Namespace, unencoded: bool = False) -> tuple[Contract, Dataset]:
+    """The contract, and the bags it names with a progress bar; what cannot be used is named on standard error.
+
+    Args:
+        unencoded: take the camera's images instead of their latents, where goals are images.
+    """
     paths = find_bags(options.bags)
     contract = Contract.load(options.contract) if options.contract else _first_contract(paths)
     contract = contract.remapped(parse_arguments(options.arguments, "image:=/front/image_raw"))
+    read_by = contract.without_latent() if unencoded and contract.goal.image else contract
     cuts = Cuts(options.split_on, _seconds(options.split_at))
     with progress() as bar:
         task = bar.add_task("reading bags", total=len(paths))
         cache = options.cache or cache_beside(options.bags, paths)
-        dataset = load_columns(paths, contract, cache, cuts, lambda: bar.advance(task))
+        dataset = load_columns(paths, read_by, cache, cuts, lambda: bar.advance(task))
     for sentence in dataset.refused:
         print(f"left out: {sentence}", file=sys.stderr)
     return contract, dataset

@@ -52,3 +52,7 @@ class DistanceReward:
                 return {"smallest_reward": -1.0, "largest_reward": 0.0}
             case _:
                 return {"smallest_reward": 0.0, "largest_reward": 1.0}
+
+
+LATENT_REWARD = DistanceReward("euclidean")
+"""r(z, z_g) = −‖z − z_g‖, of latents: Nair et al. 2018 (1807.04742), section 4.2."""

@@ -156,6 +156,8 @@ class ReplayMemory:
         capacity: ticks that the memory can hold, for `append`: whole episodes are forgotten, the oldest first. Without
             it the memory holds the episodes given and never changes.
         achieved_goal: the observation or auxiliary key that says which goal a tick has achieved, for relabelling.
+        kept: auxiliary keys that no batch brings, such as images of which only a code is learned from; they are here,
+            row by row, in `auxiliary`.
 
     Raises:
         UserError: there is no transition at all, they do not fit, or there is no such key.
@@ -182,8 +184,9 @@ class ReplayMemory:
         *,
         capacity: int | None = None,
         achieved_goal: str | None = None,
+        kept: Sequence[str] = (),
     ) -> None:
-        self.capacity, self.achieved_goal_key = capacity, achieved_goal
+        self.capacity, self.achieved_goal_key, self.kept = capacity, achieved_goal, tuple(kept)
         self._achieved_goal: np.ndarray | None = None
         self.transitions = np.zeros(0, np.int64)
         """Rows that begin a transition, int64 (transitions,)."""
@@ -297,6 +300,12 @@ class ReplayMemory:
         self.transitions = np.flatnonzero(self._has_transition)
         self._appended, self._next_row = self._appended + 1, start + count
 
+    def replace(self, key: str, rows: np.ndarray, values: np.ndarray) -> None:
+        """Give rows (n,) other values (n, *shape) of an observation, such as what another encoder makes of an image."""
+        self.observation[key][rows] = values
+        if key == self.achieved_goal_key:
+            self.achieved_goal[rows] = values
+
     def state(self) -> dict[str, np.ndarray]:
         """Everything that a memory with a capacity holds, as arrays to be saved; views of the memory, not copies."""
         if not getattr(self, "_appended", 0):
@@ -369,10 +378,11 @@ class ReplayMemory:
         everything = {name: records[name] for name in records.dtype.names or ()} | large
         fields = [_Field(name.partition("/")[2] or name, name, large.get(name)) for name in everything]
         self._observation_fields = [field for field in fields if field.name.startswith("observation/")]
-        self._auxiliary_fields = [field for field in fields if field.name.startswith("auxiliary/")]
+        auxiliary = [field for field in fields if field.name.startswith("auxiliary/")]
+        self._auxiliary_fields = [field for field in auxiliary if field.key not in self.kept]
         self._other_fields = [field for field in fields if "/" not in field.name]
         self.observation = {key: everything[name] for key, name, _ in self._observation_fields}
-        self.auxiliary = {key: everything[name] for key, name, _ in self._auxiliary_fields}
+        self.auxiliary = {key: everything[name] for key, name, _ in auxiliary}
         self.desired_goal, self.action = everything["desired_goal"], everything["action"]
         self.reward = everything["reward"]
         self.terminated, self.truncated = everything["terminated"], everything["truncated"]

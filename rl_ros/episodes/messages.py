@@ -58,6 +58,18 @@ def stamp_of(cdr: bytes) -> int:
     return int(seconds) * 1_000_000_000 + int(nanoseconds)
 
 
+def frame_of(cdr: bytes) -> str:
+    """The header's `frame_id` of any message that begins with a Header.
+
+    Raises:
+        MessageError: too few bytes to hold one.
+    """
+    try:
+        return _string(cdr, 12)[0].decode("utf-8", "replace")
+    except struct.error as error:
+        raise MessageError(f"{len(cdr)} bytes hold no frame") from error
+
+
 @cache
 def definition(message_type: str) -> tuple[str, str]:
     """The `.msg` text of a type with all it contains, and its RIHS01 hash, as bags embed them."""

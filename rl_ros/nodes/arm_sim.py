@@ -8,6 +8,8 @@ from rl_ros.robots.arm import Arm
 from rl_ros.robots.pybullet_arm import PyBulletArm, Scene
 
 CAMERA = "camera/image_raw"
+OBJECTS = ("object/pose", "object_2/pose")
+"""Where the first objects of a scene are."""
 CAMERA_FRAME = "camera_optical_frame"
 EARLY = 0.1
 """Share of a state period that a timer may fire before the period is over."""
@@ -25,7 +27,11 @@ class ArmSim(Node):
         if self.settings["arm"] != "panda":
             raise UserError(f"node arm_sim: arm: only the panda is simulated here, got '{self.settings['arm']}'.")
         self.arm = Arm()
+        keys = self.contract.observation
         scene = Scene.load(share_file(f"sim/scenes/{self.settings['scene']}.yaml"))
+        cameras = [key for key in (*keys.values(), *self.contract.auxiliary.values()) if key.topic == f"/{CAMERA}"]
+        if cameras:
+            scene = scene.seen_at(*cameras[0].shape[:2])
         self.world = PyBulletArm(scene, self.arm, self.settings["physics_rate"], self.settings["randomise"])
         self.lockstep = self.settings["lockstep"]
         self.world_began = self.contract.period_ns
@@ -142,11 +148,11 @@ class ArmSim(Node):
         }
         if "tool/twist" in self.named:
             sent["tool/twist"] = messages.twist_cdr(stamp, frame, *self.world.tool_twist())
-        if self.world.scene.objects:
-            first = self.world.scene.objects[0].name
-            sent["object/pose"] = messages.pose_cdr(stamp, frame, *self.world.object_poses()[first])
-            if "object/twist" in self.named:
-                sent["object/twist"] = messages.twist_cdr(stamp, frame, *self.world.object_twists()[first])
+        for topic, pose in zip(OBJECTS, self.world.object_poses().values(), strict=False):
+            sent[topic] = messages.pose_cdr(stamp, frame, *pose)
+        if "object/twist" in self.named:
+            first = next(iter(self.world.object_twists().values()))
+            sent["object/twist"] = messages.twist_cdr(stamp, frame, *first)
         if tick:
             self.due = {"arm", "gripper", "judgement"}
             if CAMERA in self.named or self.sender(CAMERA).get_subscription_count():

@@ -154,9 +154,9 @@ class Node(rclpy.node.Node):
         """Stamp in ns of what is told beside the observations; on their clock, or it is in no bag."""
         return 0
 
-    def report(self, text: str, level: int = messages.ERROR) -> None:
-        """A problem, or that there is none any more, on `/diagnostics`."""
-        self.send("diagnostics", messages.status_cdr(self.stamp_now(), self.get_name(), text, {}, level))
+    def report(self, text: str, level: int = messages.ERROR, values: dict[str, str] | None = None) -> None:
+        """A problem, or that there is none any more, on `/diagnostics`; `values` say more of it."""
+        self.send("diagnostics", messages.status_cdr(self.stamp_now(), self.get_name(), text, values or {}, level))
 
     def report_timings(self, values: dict[str, str], level: int, text: str) -> None:
         """How long the node's work takes, on `/diagnostics` under a name of its own."""

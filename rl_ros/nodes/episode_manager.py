@@ -73,9 +73,14 @@ class EpisodeManager(Node):
                     self.exit_code = 3
 
     def start(self, number: int, seed: int, stamp: int) -> None:
-        """An episode begins, with a goal of its own unless the last one is to be kept."""
+        """An episode begins, with a goal of its own unless the last one is to be kept.
+
+        Where goals are images goal_encoder imagines one.
+        """
         if self.settings["keep_goal"] and number > self.settings["first_episode"]:
             self.say("start", stamp, number, seed)
+        elif self.contract.goal.image:
+            self.say("start", stamp, number, seed, goal="imagined")
         else:
             goal = self.task.goal_pose(seed)
             self.send("goal/pose", messages.pose_cdr(stamp, self.contract.frame, goal))

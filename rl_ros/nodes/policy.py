@@ -117,9 +117,16 @@ class Policy(Node, LifecycleNodeMixin):
         return ExploringActor(actor, self.contract, share) if share else actor
 
     def hear(self, topic: str, cdr: bytes) -> None:
-        """A message of an observation or a goal arrived."""
+        """A message of an observation or a goal; latents of another image encoder than the policy's are not taken."""
         if topic == self.reference:
             self.pace.arrived(messages.stamp_of(cdr), steady())
+        if self.actor and self.actor.frame and self.contract.goal.image and topic == self.contract.latent.topic:
+            frame = messages.frame_of(cdr)
+            if frame != self.actor.frame:
+                text = f"latents are of {frame or 'no encoder'}, the policy was trained with {self.actor.frame}"
+                self.get_logger().error(text, once=True)
+                self.report(text)
+                return
         self.take(self.gate.push(topic, cdr))
 
     def take(self, ticks: list[Tick]) -> None:

@@ -77,6 +77,7 @@ class Trainer(Node):
             capacity=given["capacity"],
             old_share=given["old_share"],
             hindsight=given["hindsight"],
+            encoder=Path(given["encoder"]) if given["encoder"] else None,
             seed=given["seed"],
             overrides=overrides,
         )
@@ -156,10 +157,10 @@ class Trainer(Node):
         else:
             self.report(f"the policy node refuses {bundle}: {result.reason}")
 
-    def report(self, text: str, level: int = messages.ERROR) -> None:
+    def report(self, text: str, level: int = messages.ERROR, values: dict[str, str] | None = None) -> None:
         """A problem, on /diagnostics and in the log."""
         self.get_logger().error(text)
-        super().report(text, level)
+        super().report(text, level, values)
 
     def tell_metrics(self) -> None:
         """How far it is, as a named vector."""

@@ -6,7 +6,7 @@ No ROS here: `rl_ros.nodes.arm_sim` puts this behind the topics of a real arm.
 
 import math
 import typing
-from dataclasses import dataclass, fields, is_dataclass, replace
+from dataclasses import MISSING, dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from rl_ros.errors import UserError
 from rl_ros.robots.arm import Arm
+from rl_ros.robots.doors import Door, add_door, panel_pose, turn_door
 from rl_ros.schema import plain_yaml
 
 Range = tuple[float, float]
@@ -112,6 +113,13 @@ class Scene:
     light: Light
     start: Start
     randomisation: Randomisation
+    hand_colour: tuple[float, ...] = ()
+    """Of the hand and the fingers, where it is to be seen well; empty leaves that of the URDF."""
+    doors: tuple[Door, ...] = ()
+
+    def seen_at(self, height: int, width: int) -> "Scene":
+        """The scene with so many pixels in its camera."""
+        return replace(self, camera=replace(self.camera, height=height, width=width))
 
     @classmethod
     def load(cls, path: Path) -> "Scene":
@@ -136,6 +144,8 @@ class Scene:
                     raise UserError(f"{path}: {where}: {axis} must be [least, most], not [{least}, {most}].")
         if len({item.name for item in scene.objects}) < len(scene.objects):
             raise UserError(f"{path}: every object needs a name of its own.")
+        if scene.hand_colour and len(scene.hand_colour) != 3:
+            raise UserError(f"{path}: hand_colour must be red, green and blue, not {list(scene.hand_colour)}.")
         if min(scene.camera.width, scene.camera.height) < 1 or not 0 < scene.camera.field_of_view < np.pi:
             raise UserError(f"{path}: camera: width and height must be at least 1, field_of_view within 0..pi rad.")
         return scene
@@ -151,10 +161,10 @@ def _parse(kind: Any, value: Any, file: str, key: str) -> Any:
         for name in value:
             if name not in known:
                 raise UserError(f"{file}: unknown key {_join(key, name)}; expected one of: {', '.join(known)}.")
-        for name in known:
-            if name not in value:
-                raise UserError(f"{file}: key {_join(key, name)} is missing.")
-        return kind(**{name: _parse(known[name], value[name], file, _join(key, name)) for name in known})
+        for field in fields(kind):
+            if field.name not in value and field.default is MISSING:
+                raise UserError(f"{file}: key {_join(key, field.name)} is missing.")
+        return kind(**{name: _parse(known[name], value[name], file, _join(key, name)) for name in value})
     if origin is tuple:
         if arguments[-1] is Ellipsis:
             if not isinstance(value, list):
@@ -198,6 +208,8 @@ class JointReading:
     efforts: NDArray[np.float64]
 
 
+HAND = "panda_hand"
+"""The link that the fingers are on."""
 _SOLVER_ITERATIONS = 20  # what a step of the moving arm costs is half the solver's with 50
 _SOLVER_RESIDUAL = 1e-5  # at which it stops before
 _POSITION_GAIN = 0.2  # share of the position error that the joint motors remove in one step
@@ -271,6 +283,7 @@ class PyBulletArm:
         """
         generator = np.random.default_rng(seed)
         placements, position = self._draw_places(generator)
+        angles = [float(generator.uniform(*door.angle)) for door in self.scene.doors]
         # Looks are drawn last, so that a seed puts the objects in the same place with and without them.
         if self._randomise:
             self._load_world(_draw_looks(self.scene, generator))
@@ -284,6 +297,8 @@ class PyBulletArm:
             pybullet.restoreState(self._loaded, physicsClientId=self._client)
         for item, (x, y, yaw) in zip(self.scene.objects, placements, strict=True):
             self.place_object(item.name, (x, y, item.size[2] / 2), yaw)
+        for door, angle in zip(self.scene.doors, angles, strict=True):
+            self.turn_door(door.name, angle)
         self._place_arm(self._start_positions(position), self.scene.start.gripper)
         self._step_count = 0
         self.advance(_SETTLE_SECONDS)
@@ -380,11 +395,16 @@ class PyBulletArm:
         return np.array(state[6]), np.array(state[7])
 
     def object_poses(self) -> dict[str, tuple[NDArray[np.float64], NDArray[np.float64]]]:
-        """Position of each object's centre, m, (3,), and orientation as a quaternion x, y, z, w (4,), by name."""
+        """Position of each object's centre, m, (3,), and orientation as a quaternion x, y, z, w (4,), by name.
+
+        A door is where its panel's free edge is.
+        """
         poses = {}
         for name, body in self._object_bodies.items():
             position, quaternion = pybullet.getBasePositionAndOrientation(body, physicsClientId=self._client)
             poses[name] = (np.array(position), np.array(quaternion))
+        for door in self.scene.doors:
+            poses[door.name] = panel_pose(door, self._door_bodies[door.name], self._client)
         return poses
 
     def object_twists(self) -> dict[str, tuple[NDArray[np.float64], NDArray[np.float64]]]:
@@ -401,6 +421,10 @@ class PyBulletArm:
         pybullet.resetBasePositionAndOrientation(body, position, turned, physicsClientId=self._client)
         pybullet.resetBaseVelocity(body, (0.0, 0.0, 0.0), (0.0, 0.0, 0.0), physicsClientId=self._client)
 
+    def turn_door(self, name: str, angle: float) -> None:
+        """Puts a door's panel at an angle, rad, at rest."""
+        turn_door(self._door_bodies[name], angle, self._client)
+
     def place_tool(self, position: Vector) -> None:
         """Puts the tool at a position, m, pointing down, at rest; the fingers stay as they are.
 
@@ -410,14 +434,15 @@ class PyBulletArm:
         fingers = self.joint_state().positions[7:]
         self._place_arm(self._start_positions(position), float(fingers.mean()))
 
-    def image(self) -> NDArray[np.uint8]:
-        """What the camera sees now: RGB, uint8 (height, width, 3)."""
-        camera, light = self._looks.camera, self._looks.light
+    def image(self, other: "tuple[Camera, Light] | None" = None) -> NDArray[np.uint8]:
+        """What the camera sees now, or another camera under another light: RGB, uint8 (height, width, 3)."""
+        camera, light = other or (self._looks.camera, self._looks.light)
+        view = _View(camera) if other else self._view
         rgba = pybullet.getCameraImage(
             camera.width,
             camera.height,
-            viewMatrix=self._view.view_matrix,
-            projectionMatrix=self._view.projection_matrix,
+            viewMatrix=view.view_matrix,
+            projectionMatrix=view.projection_matrix,
             lightDirection=light.direction,
             lightColor=light.colour,
             lightAmbientCoeff=light.ambient,
@@ -513,6 +538,11 @@ class PyBulletArm:
         ]
         for number in self._finger_joints:
             pybullet.changeDynamics(self._body, number, lateralFriction=_FINGER_FRICTION, physicsClientId=client)
+        if looks.hand_colour:
+            for number in (link[HAND], *self._finger_joints):
+                pybullet.changeVisualShape(
+                    self._body, number, rgbaColor=(*looks.hand_colour, 1.0), physicsClientId=client
+                )
         # The Panda's fingers are driven by one motor: a gear keeps the hand centred.
         gear = pybullet.createConstraint(
             parentBodyUniqueId=self._body,
@@ -538,6 +568,7 @@ class PyBulletArm:
                 # Without a spring in its contacts a flat cylinder that slides sinks a third of its height in.
                 pybullet.changeDynamics(body, -1, **_CYLINDER_CONTACT, physicsClientId=client)
             self._object_bodies[item.name] = body
+        self._door_bodies = {door.name: add_door(door, client) for door in looks.doors}
 
     def _add_body(
         self,

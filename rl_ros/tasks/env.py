@@ -1,7 +1,7 @@
 """One Gymnasium environment for all tasks, on the same arm, guard and judgement as the live graph.
 
 Importing this module registers `rl_ros/Reach-v0`, `rl_ros/Push-v0`, `rl_ros/Slide-v0` and `rl_ros/PickAndPlace-v0`,
-each also as `…Image-v0` and `…ImageGoal-v0`.
+each also as `…Image-v0` and `…ImageGoal-v0`; and `rl_ros/VisualReach-v0` and the like, whose goals are images.
 """
 
 import dataclasses
@@ -15,12 +15,12 @@ from gymnasium import spaces
 
 from rl_ros.contract import IMAGES, ActionChannel, Contract, Goal, Key
 from rl_ros.errors import UserError
-from rl_ros.graph import node_specs
+from rl_ros.graph import load_graph, node_specs, resolve
 from rl_ros.resources import share_file
 from rl_ros.robots.arm import Arm
 from rl_ros.robots.guard import CHECKS as GUARD_CHECKS
 from rl_ros.robots.guard import Guard, Limits, Request
-from rl_ros.robots.pybullet_arm import PyBulletArm, Scene
+from rl_ros.robots.pybullet_arm import Camera, Light, PyBulletArm, Scene
 from rl_ros.tasks.goals import GoalTask
 from rl_ros.tasks.task import make_task
 
@@ -31,6 +31,13 @@ EPISODE_LENGTH = 50
 """Steps until an episode is truncated, as in the contracts."""
 TASKS = {"Reach": "reach", "Push": "push", "Slide": "slide", "PickAndPlace": "pick_and_place"}
 """Task by the name of its environments."""
+VISUAL_TASKS = {
+    "VisualReach": "visual_reach",
+    "VisualPush": "visual_push",
+    "VisualPushTwo": "visual_push_two",
+    "VisualDoor": "visual_door",
+}
+"""The same of tasks whose goals are pictures, and whose environments show what there is before any encoder."""
 VARIANTS: dict[str, Variant] = {"": "state", "Image": "image", "ImageGoal": "image_goal"}
 """Variant by what follows that name."""
 
@@ -45,6 +52,9 @@ TOPICS: dict[str, Callable[[PyBulletArm], Mapping[str, np.ndarray]]] = {
     "/tool/twist": lambda world: _named(("twist.linear", "twist.angular"), world.tool_twist()),
     "/object/pose": lambda world: _named(
         ("pose.position", "pose.orientation"), next(iter(world.object_poses().values()))
+    ),
+    "/object_2/pose": lambda world: _named(
+        ("pose.position", "pose.orientation"), list(world.object_poses().values())[1]
     ),
     "/object/twist": lambda world: _named(
         ("twist.linear", "twist.angular"), next(iter(world.object_twists().values()))
@@ -77,6 +87,7 @@ class ArmEnvironment(gymnasium.Env[Observation, np.ndarray]):
         terminate_on_success: end an episode at its first success. The Fetch tasks never do.
         physics_rate: physics steps a simulated second, as arm_sim's.
         render_mode: `rgb_array` or None.
+        camera: pixels of its height and width, if not those of the contract.
 
     Raises:
         UserError: there is no such task.
@@ -92,6 +103,7 @@ class ArmEnvironment(gymnasium.Env[Observation, np.ndarray]):
         terminate_on_success: bool = False,
         physics_rate: float | None = None,
         render_mode: str | None = None,
+        camera: tuple[int, int] | None = None,
     ) -> None:
         judge = make_task(task)
         if not isinstance(judge, GoalTask):
@@ -99,11 +111,13 @@ class ArmEnvironment(gymnasium.Env[Observation, np.ndarray]):
         self.task = judge
         self.task.reward = reward
         self.variant, self.render_mode, self.terminate_on_success = variant, render_mode, terminate_on_success
-        self.contract = _contract(task, variant)
-        self.guard, self._opening = _guard(self.contract)
+        self.contract = _contract(task, variant, camera)
+        self.guard, self._opening = _guard(self.contract, task)
         rate = float(node_specs()["arm_sim"].parameters["physics_rate"].default)
         self.world = PyBulletArm(
-            Scene.load(share_file(f"sim/scenes/{task}.yaml")), self.guard.arm, physics_rate or rate
+            _seen_at(Scene.load(share_file(f"sim/scenes/{task}.yaml")), self.contract),
+            self.guard.arm,
+            physics_rate or rate,
         )
         keys = self.contract.observation | self.contract.auxiliary
         joints = self.guard.arm.joint_names + self.guard.arm.finger_joint_names
@@ -114,6 +128,10 @@ class ArmEnvironment(gymnasium.Env[Observation, np.ndarray]):
         self.desired_goal = np.zeros(0, np.float32)
         self.goal_position = np.zeros(3, np.float32)
         """The desired goal as a position, m."""
+        self.goal_values: Observation = {}
+        """What there is to see where the goal is reached; only where goals are images."""
+        self.pictured_by: tuple[Camera, Light] | None = None
+        """Another camera and light than the scene's, that pictures of goals are taken by."""
         self._gripper = 0.0
         self._low, self._high = self.contract.action_low, self.contract.action_high
         self.slices: dict[str, slice] = {}
@@ -138,11 +156,16 @@ class ArmEnvironment(gymnasium.Env[Observation, np.ndarray]):
         """Begin the episode of this seed, or of one drawn from the last seed; `options` change nothing."""
         super().reset(seed=seed)
         episode = int(self.np_random.integers(2**31)) if seed is None else seed
-        self.goal_position = self.task.goal_vector(self.task.goal_pose(episode))
+        self.goal_position = np.asarray(self.task.goal_pose(episode), np.float32)
         if self.variant == "image_goal":
-            self.desired_goal = self._picture(episode)
+            self.task.arrange(self.world, episode)
+            self._look()
+            self.goal_values = self.values
+            if self.pictured_by is not None:
+                self.goal_values = {**self.values, "image": self.world.image(self.pictured_by)}
+            self.desired_goal = self.goal_values["image"]
         else:
-            self.desired_goal = self.goal_position
+            self.desired_goal = self.task.goal_vector(self.goal_position)
         self.world.reset(episode)
         self.guard.restart()
         self._gripper = self.world.scene.start.gripper / self._opening
@@ -224,16 +247,6 @@ class ArmEnvironment(gymnasium.Env[Observation, np.ndarray]):
 
     def _info(self) -> dict[str, Any]:
         return {"is_success": bool(self.task.reached(self.values[self.task.achieved_goal], self.goal_position))}
-
-    def _picture(self, seed: int) -> np.ndarray:
-        """What the camera sees of an episode's world where the goal is reached: the object there, or else the tool."""
-        self.world.reset(seed)
-        x, y, z = (float(value) for value in self.goal_position)
-        if self.world.scene.objects:
-            self.world.place_object(self.world.scene.objects[0].name, (x, y, z), 0.0)
-        else:
-            self.world.place_tool((x, y, z))
-        return self.world.image()
 
 
 class ContractEnvironment:
@@ -378,15 +391,27 @@ def _index(key: Key, joints: tuple[str, ...]) -> slice | list[int]:
     return [joints.index(name) for name in key.names] if key.names else slice(None)
 
 
-def _contract(task: str, variant: Variant) -> Contract:
+def _seen_at(scene: Scene, contract: Contract) -> Scene:
+    """The scene with as many pixels as the contract has."""
+    image = contract.observation.get("image")
+    return scene if image is None else scene.seen_at(*image.shape[:2])
+
+
+def _contract(task: str, variant: Variant, size: tuple[int, int] | None) -> Contract:
     if variant == "state":
         return Contract.load(task)
-    contract = Contract.load(f"{task}_image")
+    contract = Contract.load(f"{task}_image" if task not in VISUAL_TASKS.values() else task)
+    if contract.goal.image:
+        contract = contract.without_latent()
+    if size is not None:
+        image = dataclasses.replace(contract.observation["image"], shape=(*size, 3))
+        contract = dataclasses.replace(contract, observation={**contract.observation, "image": image})
     if variant == "image":
         return contract
     camera = contract.observation["image"]
     picture = dataclasses.replace(camera, topic="/goal/image", alignment="held")
-    return dataclasses.replace(contract, name=f"{task}_image_goal", goal=Goal(picture, True, "image"))
+    name = task if task in VISUAL_TASKS.values() else f"{task}_image_goal"
+    return dataclasses.replace(contract, name=name, goal=Goal(picture, True, "image"))
 
 
 @cache
@@ -394,9 +419,12 @@ def _arm() -> Arm:
     return Arm()
 
 
-def _guard(contract: Contract) -> tuple[Guard, float]:
+def _guard(contract: Contract, task: str) -> tuple[Guard, float]:
     """The guard as arm_guard makes it, and m of each finger when the hand is fully open."""
     defaults = {name: spec.default for name, spec in node_specs()["arm_guard"].parameters.items()}
+    if task in VISUAL_TASKS.values():  # whose graphs keep the hand where the camera sees it
+        [given] = [node for node in resolve(load_graph(task), {}).nodes if node.name == "arm_guard"]
+        defaults |= {name: given.parameters[name] for name in ("workspace_low", "workspace_high")}
     limits = {field.name: defaults[field.name] for field in dataclasses.fields(Limits) if field.name in defaults}
     limits["speed"] = max(float(limits["speed"]), max(contract.action["linear_velocity"].high))
     limits["ramp"] = 0.0  # a policy that is to learn is not to learn where its ramp ends
@@ -417,3 +445,10 @@ for _name, _task in TASKS.items():
             max_episode_steps=EPISODE_LENGTH,
             kwargs={"task": _task, "variant": _variant},
         )
+for _name, _task in VISUAL_TASKS.items():
+    gymnasium.register(
+        f"rl_ros/{_name}-v0",
+        entry_point="rl_ros.tasks.env:ArmEnvironment",
+        max_episode_steps=EPISODE_LENGTH,
+        kwargs={"task": _task, "variant": "image_goal"},
+    )

@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
+from rl_ros.robots.pybullet_arm import PyBulletArm
 from rl_ros.tasks.task import Expert, Judgement, Values
 
 THRESHOLD = 0.05
@@ -45,6 +46,8 @@ class GoalTask(ABC):
     ends_with_success: ClassVar[bool] = False
     achieved_goal: ClassVar[str]
     """The contract key that says where it is."""
+    threshold: ClassVar[float] = THRESHOLD
+    """m from the goal that counts as reached."""
 
     def __init__(self, reward: Literal["sparse", "dense"] = "sparse") -> None:
         self.reward = reward
@@ -68,12 +71,22 @@ class GoalTask(ABC):
         `info` is there because Gymnasium passes it; it changes nothing.
         """
         apart = distance(achieved_goal, desired_goal)
-        result = -apart if self.reward == "dense" else np.where(apart >= THRESHOLD, -1.0, 0.0)
+        result = -apart if self.reward == "dense" else np.where(apart >= self.threshold, -1.0, 0.0)
         return np.asarray(result, np.float32)
 
     def reached(self, achieved_goal: np.ndarray, desired_goal: np.ndarray) -> np.ndarray:
         """Whether goals (..., 3) m are reached: bool (...)."""
-        return np.asarray(distance(achieved_goal, desired_goal) < THRESHOLD)
+        return np.asarray(distance(achieved_goal, desired_goal) < self.threshold)
+
+    def arrange(self, world: PyBulletArm, seed: int) -> None:
+        """Reset a world to the episode of this seed with its goal reached, for a picture of it: the first object is at
+        the goal, or where there is none the tool."""
+        world.reset(seed)
+        x, y, z = (float(value) for value in self.goal_pose(seed))
+        if world.scene.objects:
+            world.place_object(world.scene.objects[0].name, (x, y, z), 0.0)
+        else:
+            world.place_tool((x, y, z))
 
     def judge(self, values: Values, desired_goal: np.ndarray) -> Judgement:
         """Reward and success of being where the values say."""

@@ -61,8 +61,20 @@ def make_task(name: str) -> Task:
     from rl_ros.tasks.push import Push
     from rl_ros.tasks.reach import Reach
     from rl_ros.tasks.slide import Slide
+    from rl_ros.tasks.visual import VisualDoor, VisualPush, VisualPushTwo, VisualReach
 
-    tasks: dict[str, type[Task]] = {task.name: task for task in (Grasp, Reach, Push, Slide, PickAndPlace)}
+    known: tuple[type[Task], ...] = (
+        Grasp,
+        Reach,
+        Push,
+        Slide,
+        PickAndPlace,
+        VisualReach,
+        VisualPush,
+        VisualPushTwo,
+        VisualDoor,
+    )
+    tasks = {task.name: task for task in known}
     if name not in tasks:
         raise UserError(f"no task is named '{name}'; there are: {', '.join(sorted(tasks))}.")
     return tasks[name]()

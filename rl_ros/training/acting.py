@@ -9,6 +9,7 @@ import numpy as np
 from rl_ros.contract import Contract
 from rl_ros.episodes.assemble import Tick
 from rl_ros.errors import UserError
+from rl_ros.networks.image_encoder import frame_of
 from rl_ros.tasks.task import Expert
 from rl_ros.training.bundle import load_bundle
 
@@ -23,6 +24,8 @@ class Actor(Protocol):
     """One of `contract.ACTORS`, for the record."""
     privileged: bool
     """Whether it needs auxiliary values."""
+    frame: str
+    """The `frame_id` that latents must have; empty where it sees none, or any will do."""
 
     def reset(self, seed: int) -> None:
         """Begin an episode."""
@@ -36,6 +39,7 @@ class ExpertActor:
 
     name = "scripted"
     privileged = True
+    frame = ""
 
     def __init__(self, expert: Expert) -> None:
         self.expert = expert
@@ -69,6 +73,7 @@ class BundleActor:
         self.bundle = load_bundle(Path(directory))
         self.bundle.require(contract)
         self.policy = self.bundle.policy()
+        self.frame = frame_of(self.bundle.encoder) if self.bundle.encoder else ""
         self._keys = tuple(contract.observation)
         seconds = self._warm_up(contract)
         if 0 < deadline < seconds:
@@ -106,7 +111,8 @@ class ExploringActor:
     """
 
     def __init__(self, actor: Actor, contract: Contract, share: float) -> None:
-        self.actor, self.share, self.privileged, self.name = actor, share, actor.privileged, actor.name
+        self.actor, self.share, self.privileged = actor, share, actor.privileged
+        self.name, self.frame = actor.name, actor.frame
         self._low, self._high, self._discrete = contract.action_low, contract.action_high, contract.action_discrete
         self._rng = np.random.default_rng(0)
 

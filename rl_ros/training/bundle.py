@@ -1,4 +1,4 @@
-"""What a policy is on disk: a directory of four files, and nothing in it is ever unpickled.
+"""What a policy is on disk: a directory, and nothing in it is ever unpickled.
 
 - `policy.onnx`: what the robot runs, with onnxruntime. Its inputs are one observation exactly as the contract
   describes it (raw pixels, metres) and, where the policy sees goals, `desired_goal`; its output is the action in the
@@ -7,7 +7,9 @@
 - `sample.safetensors`: one observation, and what torch answered to it when the policy was exported. Whoever loads the
   policy gives it the same observation and expects the same answer.
 - `bundle.json`: contract, algorithm, configuration, normalisation, versions, metrics, source episodes, and the
-  SHA-256 of the other three.
+  SHA-256 of the other three;
+- `encoder/`, where goals are images: the image encoder whose latents the policy was trained on, named in `bundle.json`
+  by its SHA-256. With another one the policy refuses to run.
 
 Only `save_bundle` needs torch; a robot that loads bundles does not have it.
 """
@@ -33,12 +35,14 @@ import safetensors.numpy
 from rl_ros import __version__
 from rl_ros.contract import Contract, difference
 from rl_ros.errors import UserError
+from rl_ros.networks.image_encoder import ImageEncoder, load_encoder
 from rl_ros.training.onnx_file import ONNX_ERRORS, refuse_strange_onnx
 
 if TYPE_CHECKING:
     import torch
 
 FORMAT = 1
+IMAGE_ENCODER = "encoder"
 POLICY, WEIGHTS, DESCRIPTION = "policy.onnx", "weights.safetensors", "bundle.json"
 SAMPLE = "sample.safetensors"
 ANSWERS = "action"
@@ -121,6 +125,8 @@ class Bundle:
     """`weights.safetensors`."""
     sample: bytes | None
     """`sample.safetensors`; None in a bundle that was made before there were any."""
+    encoder: str = ""
+    """SHA-256 of the image encoder whose latents the policy needs; empty where it needs none."""
 
     def require(self, contract: Contract) -> None:
         """Refuse to run, or to train on, under another contract than the bundle's.
@@ -130,6 +136,22 @@ class Bundle:
         """
         if found := difference(self.contract, contract):
             raise UserError(f"{self.directory}: this policy was trained under another contract: {found}.")
+
+    def image_encoder(self) -> ImageEncoder:
+        """The image encoder that the policy was trained with, from the bundle.
+
+        Raises:
+            UserError: the bundle holds none, or another than it names.
+        """
+        if not self.encoder:
+            raise UserError(f"{self.directory}: this policy sees no latents, so it has no image encoder.")
+        found = load_encoder(self.directory / IMAGE_ENCODER)
+        if found.sha256 != self.encoder:
+            raise UserError(
+                f"{found.directory}: another image encoder ({found.sha256[:16]}) than the policy was trained with "
+                f"({self.encoder[:16]}); copy the bundle again."
+            )
+        return found
 
     def policy(self) -> OnnxPolicy:
         """The policy, ready to run; it has answered the sample of the bundle, and so is warm.
@@ -213,6 +235,7 @@ def load_bundle(directory: str | Path) -> Bundle:
             model=files[POLICY],
             weights=files[WEIGHTS],
             sample=files.get(SAMPLE),
+            encoder=data.get("encoder", ""),
         )
     except KeyError as error:
         raise UserError(f"{directory / DESCRIPTION}: damaged ({error} is missing); train the bundle again.") from error
@@ -229,6 +252,7 @@ def save_bundle(
     normalisation: Statistics,
     metrics: Mapping[str, float],
     source_episodes: Sequence[str],
+    encoder: ImageEncoder | None = None,
 ) -> Path:
     """Export a policy and what made it; an older bundle of that name is replaced, and none is ever half there.
 
@@ -239,6 +263,7 @@ def save_bundle(
         state_tensors: all that training resumes from, by name.
         configuration, normalisation, metrics: plain data, kept in `bundle.json`.
         source_episodes: the bags that the policy was trained on.
+        encoder: the image encoder that its latents are of; the bundle gets a copy.
 
     Raises:
         UserError: ONNX and torch disagree by more than `TOLERANCE`, or the policy's actions are not finite.
@@ -259,6 +284,7 @@ def save_bundle(
         "source_episodes": list(source_episodes),
         "versions": {"rl_ros": __version__} | {name: metadata.version(name) for name in ("torch", "onnxruntime")},
         "sha256": {name: hashlib.sha256(content).hexdigest() for name, content in files.items()},
+        **({"encoder": encoder.sha256} if encoder is not None else {}),
     }
     # Written beside its place and renamed into it: a reader finds a whole bundle or none.
     unfinished = Path(tempfile.mkdtemp(prefix=f".{directory.name}-", dir=directory.parent))
@@ -266,6 +292,8 @@ def save_bundle(
         for name, content in files.items():
             (unfinished / name).write_bytes(content)
         (unfinished / DESCRIPTION).write_text(json.dumps(description, indent=1) + "\n")
+        if encoder is not None:
+            shutil.copytree(encoder.directory, unfinished / IMAGE_ENCODER)
         unfinished.chmod(0o755)
         if directory.exists():
             older = Path(tempfile.mkdtemp(prefix=f".{directory.name}-older-", dir=directory.parent))

@@ -28,12 +28,14 @@ from rl_ros.episodes.ingest import read_episodes
 from rl_ros.episodes.memory import Columns, Episode, ReplayMemory
 from rl_ros.episodes.record import UNFINISHED
 from rl_ros.errors import UserError
+from rl_ros.networks.image_encoder import ImageEncoder, load_encoder
 from rl_ros.networks.layers import DESIRED_GOAL, Normalisation
 from rl_ros.tasks.goals import GoalTask
 from rl_ros.tasks.task import make_task
 from rl_ros.training.bundle import Bundle, load_bundle, save_bundle
 from rl_ros.training.logs import RunLog
 from rl_ros.training.offline import LOG_EVERY
+from rl_ros.training.rig import CameraSenses, as_latents, columns_of_latents, imagining
 from rl_ros.training.runs import configured
 
 LOOK_SECONDS = 0.5
@@ -71,6 +73,8 @@ class Settings:
     in Ball et al. 2023, "Efficient Online Reinforcement Learning with Offline Data" (2302.02948)."""
     hindsight: float = 4.0
     """Goals of hindsight for each goal that was given, where the algorithm does not choose them itself."""
+    encoder: Path | None = None
+    """An image encoder, where goals are images: it makes latents of the bags' images, whatever they were encoded by."""
     seed: int = 0
     overrides: Mapping[str, Any] = field(default_factory=dict)
     """Settings of the algorithm other than its defaults, or than those of the bundle that is continued."""
@@ -172,8 +176,14 @@ class BagTrainer:
         self._looked, self._looks = -math.inf, 0
         self._began = time.monotonic()
         self._rng = np.random.default_rng(settings.seed)
+        self._encoder: ImageEncoder | None = None
+        self._read_by = contract
+        if contract.goal.image:
+            if settings.encoder is None:
+                raise UserError(f"the goals of {contract.name} are images: learning from its bags needs an encoder.")
+            self._encoder, self._read_by = load_encoder(settings.encoder), contract.without_latent()
         self._memory = self._make_memory([])
-        self._hindsight = hindsight_of(contract, settings.hindsight)
+        self._hindsight = imagining(self._encoder) if self._encoder else hindsight_of(contract, settings.hindsight)
         self._learner: Algorithm | None = None
         self._known: set[Path] = set()
         """Bags that the bundle continued from has learned from."""
@@ -253,6 +263,7 @@ class BagTrainer:
                 normalisation=self._learner.normalisation,
                 metrics=self.figures(),
                 source_episodes=self.sources,
+                encoder=self._encoder,
             )
         except UserError as error:
             return [Refused(str(error))]
@@ -289,8 +300,11 @@ class BagTrainer:
 
     def _take_in_all(self, old: list[Path], new: list[Path]) -> list[Event]:
         try:
-            dataset = load_columns([*old, *new], self.contract, self.settings.bags / DIRECTORY)
-            self._memory = self._make_memory(dataset.columns)
+            dataset = load_columns([*old, *new], self._read_by, self.settings.bags / DIRECTORY)
+            columns, encoder = dataset.columns, self._encoder
+            if encoder is not None:
+                columns = columns_of_latents(columns, self.contract, encoder)
+            self._memory = self._make_memory(columns)
         except UserError as error:
             return [Refused(str(error))]
         episodes = Counter(Path(record.source) for record in dataset.episodes)
@@ -300,8 +314,10 @@ class BagTrainer:
 
     def _take_in(self, bag: Path) -> list[Event]:
         try:
-            episodes, refused = read_episodes([bag], self.contract)
+            episodes, refused = read_episodes([bag], self._read_by)
             for episode in episodes:
+                if self._encoder is not None:
+                    episode = as_latents(episode, self.contract, CameraSenses(self._encoder), keep_images=False)
                 self._memory.append(episode)
             self._split()
         except (UserError, OSError) as error:
@@ -354,6 +370,10 @@ class BagTrainer:
                 f"{bundle.directory}: was trained by {bundle.algorithm}, so {settings.algorithm} cannot continue it."
             )
         bundle.require(self.contract)
+        if self._encoder is not None and self._encoder.sha256 != bundle.encoder:
+            raise UserError(
+                f"{bundle.directory}: was trained with another image encoder than {self._encoder.directory}."
+            )
         learner = configured(bundle, settings.seed, settings.overrides)
         learner.load_state_dict(bundle.state())
         learner.hindsight = self._hindsight

@@ -13,6 +13,7 @@ from rl_ros.episodes.allocation import keep_freed_memory
 from rl_ros.episodes.hindsight import Hindsight
 from rl_ros.episodes.memory import ReplayMemory
 from rl_ros.errors import UserError
+from rl_ros.networks.image_encoder import ImageEncoder
 from rl_ros.training.bundle import save_bundle
 from rl_ros.training.logs import RunLog
 
@@ -40,6 +41,7 @@ def train(
     held_out: float = HELD_OUT,
     human: np.ndarray | None = None,
     human_share: float = 0.0,
+    encoder: ImageEncoder | None = None,
 ) -> Path:
     """Train a policy on recorded episodes and write `out/metrics.csv`, events for TensorBoard and `out/bundle/`.
 
@@ -63,6 +65,7 @@ def train(
         human: where a person acted, bool (rows of the memory,); those ticks count as demonstrations (Rajeswaran et al.
             2017, 1709.10087; interventions: Kelly et al. 2019, 1810.02890).
         human_share: of each batch from those, symmetric sampling at 0.5 (Ball et al. 2023, 2302.02948); 0 as they come.
+        encoder: the image encoder that latents are of; it goes into the bundle.
 
     Returns:
         The bundle's directory.
@@ -129,6 +132,7 @@ def train(
             **metrics,
         },
         source_episodes=source_episodes,
+        encoder=encoder,
     )
 
 

@@ -19,6 +19,7 @@ from rl_ros.episodes.distance import DistanceReward
 from rl_ros.episodes.memory import Batch, Episode, ReplayMemory, join
 from rl_ros.episodes.statistics import RunningStatistics
 from rl_ros.errors import UserError
+from rl_ros.networks.image_encoder import ImageEncoder
 from rl_ros.networks.layers import DESIRED_GOAL
 from rl_ros.training.bundle import save_bundle
 from rl_ros.training.checkpoint import Checkpoint, interruptions, load_checkpoint, save_checkpoint
@@ -103,11 +104,16 @@ class OnlineTraining:
         self.reward, self.guide = reward, guide
         demonstrations = [self._judged(episode) for episode in demonstrations]
         achieved_goal = algorithm.contract.goal.achieved_goal or None
-        self.memory = ReplayMemory([], capacity=settings.capacity, achieved_goal=achieved_goal)
+        camera = algorithm.contract.goal.image
+        self.memory = ReplayMemory(
+            [], capacity=settings.capacity, achieved_goal=achieved_goal, kept=[camera] if camera else []
+        )
         self.demonstrations = ReplayMemory(demonstrations, achieved_goal=achieved_goal) if demonstrations else None
         self.env_steps, self.episodes, self.seconds = 0, 0, 0.0
         self.success = math.nan
         """Of the last evaluation."""
+        self.evaluation: dict[str, float] = {}
+        """More figures of it, for the log."""
         self._seed, self._rng = seed, np.random.default_rng(seed)
         self._statistics = RunningStatistics()
         self._owed, self._next_evaluation = 0.0, settings.evaluate_every
@@ -151,9 +157,10 @@ class OnlineTraining:
             self._take_statistics(episode)
         if self.guide:
             self.guide.learn(episodes, self._rng)
-        self.algorithm.normalise(self._statistics.normalisation())
         self.env_steps += ticks
         self.episodes += len(episodes)
+        self.prepare()
+        self.algorithm.normalise(self._statistics.normalisation())
         metrics: dict[str, float] = {}
         if learning:
             self._owed += settings.updates_per_step * ticks
@@ -165,9 +172,12 @@ class OnlineTraining:
             metrics["exploring_success"] = float(np.mean([episode.success for episode in episodes]))
             self.seconds += time.monotonic() - began
             counts = {"env_steps": self.env_steps, "updates": self.algorithm.updates, "seconds": self.seconds}
-            self._log.write({**counts, "success": self.success, **metrics})
+            self._log.write({**counts, "success": self.success, **self.evaluation, **metrics})
         else:
             self.seconds += time.monotonic() - began
+
+    def prepare(self) -> None:
+        """What there is to do between collecting and learning; here nothing."""
 
     def evaluate(self, episodes: int) -> float:
         """Share of episodes, of seeds of their own, that the policy without exploration ends in success."""
@@ -184,9 +194,22 @@ class OnlineTraining:
             "rng": self._rng.bit_generator.state,
             "progress": (self.out / PROGRESS).read_text() if (self.out / PROGRESS).exists() else "",
         }
-        mine = Checkpoint(self.algorithm.state_dict(), self.memory.state(), values)
+        values |= self.more_values()
+        tensors = self.algorithm.state_dict() | self.more_tensors()
+        mine = Checkpoint(tensors, self.memory.state(), values)
         whole = mine.beside(GUIDE, self.guide.state()) if self.guide else mine
         return save_checkpoint(self.out / CHECKPOINTS, self.env_steps, whole)
+
+    def more_values(self) -> dict[str, Any]:
+        """Plain data of a subclass, for a checkpoint."""
+        return {}
+
+    def more_tensors(self) -> dict[str, torch.Tensor]:
+        """Tensors of a subclass, for a checkpoint, by names of their own."""
+        return {}
+
+    def restore_more(self, checkpoint: Checkpoint) -> None:
+        """Take up what `more_values` and `more_tensors` gave."""
 
     def export(self, directory: Path, source_episodes: Sequence[str] = ()) -> Path:
         """Write the policy as a bundle; returns its path.
@@ -208,9 +231,15 @@ class OnlineTraining:
                 "updates": algorithm.updates,
                 "seconds": round(self.seconds, 2),
                 "success": self.success,
+                **self.evaluation,
             },
             source_episodes=source_episodes,
+            encoder=self.image_encoder(),
         )
+
+    def image_encoder(self) -> ImageEncoder | None:
+        """What makes the latents that the policy sees, if it sees any."""
+        return None
 
     _COUNTERS = ("env_steps", "episodes", "seconds", "success", "_owed", "_next_evaluation")
 
@@ -244,6 +273,7 @@ class OnlineTraining:
         self.algorithm.normalise(self._statistics.normalisation())
         self._rng.bit_generator.state = values["rng"]
         (self.out / PROGRESS).write_text(values["progress"])
+        self.restore_more(checkpoint)
 
     def _is_still(self, episode: Episode) -> bool:
         if self.memory.achieved_goal_key is None:

@@ -1,0 +1,320 @@
+"""An image encoder on disk, and as everybody runs it: live nodes, environments and training alike.
+
+A directory of four files, nothing in which is ever unpickled:
+
+- `encoder.onnx`: an image, raw pixels, to its latent; its SHA-256 is the version that policies name;
+- `decoder.onnx`: a latent to an image, so that people can see what was understood;
+- `weights.safetensors`: what training goes on from;
+- `encoder.json`: sizes, settings, calibration, and the SHA-256 of the others.
+
+Images are always encoded one by one: products of matrices of another size may round otherwise, and a latent of a live
+node is to be that of a training to the last bit. Only `save_encoder` needs torch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import shutil
+import tempfile
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnxruntime
+import safetensors.numpy
+
+from rl_ros import schema
+from rl_ros.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
+
+    from rl_ros.networks.vae import ImageVAE
+
+FORMAT = 1
+ENCODER, DECODER, WEIGHTS, DESCRIPTION = "encoder.onnx", "decoder.onnx", "weights.safetensors", "encoder.json"
+VERSION_DIGITS = 16
+"""Of the SHA-256, in the `frame_id` of latents."""
+TOLERANCE = 1e-4
+"""Largest difference between ONNX and torch that may be exported, in latents of about unit size."""
+BLOCKS = 8
+"""An image is judged in so many by so many blocks."""
+GAIN = (0.5, 2.0)
+"""Brightness and contrast may be so many times those of the images that were learned from."""
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What is usual in images that training has not seen; see `measures`.
+
+    A goal image is refused where one of its measures is above its limit.
+    """
+
+    mean_error: float
+    block_error: float
+    size: float
+    near: float
+    """Distance of latents that only one in fifty pairs of images is below: what counts as the same place."""
+
+
+@dataclass(frozen=True)
+class Look:
+    """What an encoder makes of an image."""
+
+    latent: np.ndarray
+    """float32 (latent,)."""
+    reconstruction: np.ndarray
+    """uint8, as the image."""
+    score: float
+    """The largest of the image's measures over its limit: above 1 it is like nothing that was learned from."""
+
+
+class ImageEncoder:
+    """Images to latents and back, on one thread. Made by `load_encoder`. The same image gives the same bits."""
+
+    def __init__(self, directory: Path, description: Mapping[str, Any], encoder: bytes, decoder: bytes) -> None:
+        self.directory = directory
+        self.shape: tuple[int, ...] = tuple(description["shape"])
+        """(height, width, channels) of an image."""
+        self.latent: int = description["latent"]
+        """Numbers in a latent."""
+        self.conditional: bool = description["conditional"]
+        """Whether it also needs the first image of the episode."""
+        self.calibration: Calibration = schema.convert(Calibration, description["calibration"], str(directory))
+        self.configuration: dict[str, Any] = description["configuration"]
+        self.sha256 = hashlib.sha256(encoder).hexdigest()
+        self._encoder, self._decoder = session_of(encoder), session_of(decoder)
+
+    @property
+    def frame(self) -> str:
+        """The `frame_id` of its latents: numbers of another encoder mean something else."""
+        return frame_of(self.sha256)
+
+    def encode(self, image: np.ndarray, context: np.ndarray | None = None) -> np.ndarray:
+        """The latent, float32 (latent,), of an image uint8 (height, width, channels).
+
+        Args:
+            context: the first image of the episode, for a conditional encoder; others ignore it.
+        """
+        inputs = {"image": image, "context": context} if self.conditional else {"image": image}
+        latent: np.ndarray = self._encoder.run(None, inputs)[0]
+        return latent
+
+    def encode_all(self, images: np.ndarray, contexts: np.ndarray | None = None) -> np.ndarray:
+        """Latents (n, latent) of images (n, height, width, channels), one by one."""
+        if contexts is None:
+            contexts = images
+        found = [self.encode(image, context) for image, context in zip(images, contexts, strict=True)]
+        return np.stack(found) if found else np.zeros((0, self.latent), np.float32)
+
+    def decode(self, latent: np.ndarray, context: np.ndarray | None = None) -> np.ndarray:
+        """The image, uint8 (height, width, channels), that a latent stands for."""
+        inputs = {"latent": np.asarray(latent, np.float32)}
+        image = self._decoder.run(None, inputs | ({"context": context} if self.conditional else {}))[0]
+        return np.clip(np.rint(image * 255.0), 0, 255).astype(np.uint8)
+
+    def look(self, image: np.ndarray, context: np.ndarray | None = None) -> Look:
+        """Encode an image, and say whether it is like what was learned from."""
+        latent = self.encode(image, context)
+        reconstruction = self.decode(latent, context)
+        found, limits = measures(image, reconstruction, latent), asdict(self.calibration)
+        return Look(latent, reconstruction, max(value / limits[name] for name, value in found.items()))
+
+
+def frame_of(sha256: str) -> str:
+    """The `frame_id` of the latents of the encoder with this SHA-256."""
+    return f"encoder/{sha256[:VERSION_DIGITS]}"
+
+
+def measures(image: np.ndarray, reconstruction: np.ndarray, latent: np.ndarray) -> dict[str, float]:
+    """How well an encoder knows an image: 0 is best.
+
+    Brightness and contrast of each channel are taken out first: another lamp does not make another place.
+
+    Args:
+        image: uint8 (height, width, channels).
+        reconstruction: of the same shape.
+        latent: (n,).
+
+    Returns:
+        `mean_error`, root of the mean squared error of the pixels, 0 to 1; `block_error`, the same of the worst of
+        `BLOCKS` by `BLOCKS` blocks; `size`, the latent's root mean square, of which the prior expects 1.
+    """
+    seen, expected = image.astype(np.float64) / 255.0, reconstruction.astype(np.float64) / 255.0
+    axes = (0, 1)
+    centred = expected - expected.mean(axes)
+    gain = (centred * (seen - seen.mean(axes))).mean(axes) / np.maximum(np.square(centred).mean(axes), 1e-6)
+    error = np.square(seen - seen.mean(axes) - np.clip(gain, *GAIN) * centred).mean(2)
+    rows, columns = (np.array_split(np.arange(length), BLOCKS) for length in error.shape)
+    worst = max(
+        float(error[row[0] : row[-1] + 1, column[0] : column[-1] + 1].mean()) for row in rows for column in columns
+    )
+    return {
+        "mean_error": float(np.sqrt(error.mean())),
+        "block_error": float(np.sqrt(worst)),
+        "size": float(np.sqrt(np.square(latent, dtype=np.float64).mean())),
+    }
+
+
+def calibrated(
+    encode: Callable[[np.ndarray], np.ndarray],
+    decode: Callable[[np.ndarray], np.ndarray],
+    images: np.ndarray,
+    refused: float = 0.01,
+) -> Calibration:
+    """Limits that so large a share of images like these is above.
+
+    Args:
+        encode: an image to its latent.
+        decode: a latent to an image, uint8.
+        images: that training has not seen, uint8 (n, height, width, channels).
+        refused: share of good images that may be refused, all measures together.
+    """
+    latents = [encode(image) for image in images]
+    rows = [measures(image, decode(latent), latent) for image, latent in zip(images, latents, strict=True)]
+    share = refused / len(rows[0])
+    limits = {name: float(np.quantile([row[name] for row in rows], 1.0 - share)) for name in rows[0]}
+    pairs = np.random.default_rng(0).integers(0, len(latents), (2, 20_000))
+    stacked = np.stack(latents)
+    apart = np.linalg.norm(stacked[pairs[0]] - stacked[pairs[1]], axis=1)
+    return Calibration(**limits, near=float(np.quantile(apart[pairs[0] != pairs[1]], 0.02)))
+
+
+def load_encoder(directory: str | Path) -> ImageEncoder:
+    """Read an encoder and verify that each of its files is the one that was saved.
+
+    Raises:
+        UserError: the directory or a file in it is missing or damaged, or of a format this version does not read.
+    """
+    directory = Path(directory)
+    if not directory.is_dir():
+        raise UserError(f"{directory}: there is no such image encoder; a bundle trained on images holds one.")
+    try:
+        description = json.loads((directory / DESCRIPTION).read_text())
+        files = {name: (directory / name).read_bytes() for name in (ENCODER, DECODER, WEIGHTS)}
+        version, saved = description["format"], description["sha256"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{directory}: this image encoder is not whole ({error}); copy or train it again.") from error
+    if version != FORMAT:
+        raise UserError(f"{directory}: an image encoder of format {version!r}; this version reads format {FORMAT}.")
+    for name, content in files.items():
+        if hashlib.sha256(content).hexdigest() != saved.get(name):
+            raise UserError(f"{directory / name}: damaged (its SHA-256 is not the one saved); copy it again.")
+    return ImageEncoder(directory, description, files[ENCODER], files[DECODER])
+
+
+def load_weights(directory: str | Path) -> dict[str, np.ndarray]:
+    """The weights of an encoder's model, by name, for training to go on from."""
+    tensors: dict[str, np.ndarray] = safetensors.numpy.load_file(Path(directory) / WEIGHTS)
+    return tensors
+
+
+def save_encoder(
+    directory: str | Path, model: ImageVAE, calibration: Calibration, configuration: Mapping[str, Any]
+) -> ImageEncoder:
+    """Export a model; an older encoder of that name is replaced, and none is ever half there.
+
+    Raises:
+        UserError: ONNX and torch disagree by more than `TOLERANCE`.
+    """
+    directory = Path(directory)
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    encoder, decoder = export(model)
+    tensors = {name: tensor.detach().cpu().contiguous().numpy() for name, tensor in model.state_dict().items()}
+    files = {ENCODER: encoder, DECODER: decoder, WEIGHTS: safetensors.numpy.save(tensors)}
+    description = {
+        "format": FORMAT,
+        "shape": list(model.shape),
+        "latent": model.latent,
+        "conditional": model.conditional,
+        "calibration": asdict(calibration),
+        "configuration": dict(configuration),
+        "sha256": {name: hashlib.sha256(content).hexdigest() for name, content in files.items()},
+    }
+    made = ImageEncoder(directory, description, encoder, decoder)
+    unfinished = Path(tempfile.mkdtemp(prefix=f".{directory.name}-", dir=directory.parent))
+    for name, content in files.items():
+        (unfinished / name).write_bytes(content)
+    (unfinished / DESCRIPTION).write_text(json.dumps(description, indent=1) + "\n")
+    unfinished.chmod(0o755)
+    if directory.exists():
+        shutil.rmtree(directory)
+    os.replace(unfinished, directory)
+    return made
+
+
+def export(model: ImageVAE) -> tuple[bytes, bytes]:
+    """Encoder and decoder as ONNX graphs over one unbatched image, or latent.
+
+    Raises:
+        UserError: ONNX and torch disagree by more than `TOLERANCE`.
+    """
+    import torch
+
+    class Encoder(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = model
+
+        def forward(self, image: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
+            return self.model.encode(image[None], context[None] if model.conditional else None)[0][0]
+
+    class Decoder(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = model
+
+        def forward(self, latent: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
+            return self.model.decode(latent[None], context[None] if model.conditional else None)[0]
+
+    generator = np.random.default_rng(0)
+    image = torch.from_numpy(generator.integers(0, 256, model.shape, np.uint8))
+    latent = torch.from_numpy(generator.normal(size=model.latent).astype(np.float32))
+    encoder = _graph(Encoder().eval(), {"image": image, "context": image.flip(0)})
+    decoder = _graph(Decoder().eval(), {"latent": latent, "context": image})
+    for graph, module, inputs in (
+        (encoder, Encoder(), {"image": image, "context": image.flip(0)}),
+        (decoder, Decoder(), {"latent": latent, "context": image}),
+    ):
+        session = session_of(graph)
+        given = {entry.name: inputs[entry.name].numpy() for entry in session.get_inputs()}
+        with torch.no_grad():
+            expected = module(*inputs.values()).numpy()
+        error = float(np.abs(session.run(None, given)[0] - expected).max())
+        if not error <= TOLERANCE:
+            raise UserError(
+                f"the exported image encoder differs from the trained one by {error:.1e}; none was written."
+            )
+    return encoder, decoder
+
+
+def _graph(module: torch.nn.Module, inputs: Mapping[str, torch.Tensor]) -> bytes:
+    import torch
+
+    file = io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the TorchScript exporter announces its age; the new one needs onnxscript
+        torch.onnx.export(
+            module,
+            tuple(inputs.values()),
+            file,  # type: ignore[arg-type]
+            input_names=list(inputs),
+            output_names=["output"],
+            opset_version=17,
+            dynamo=False,
+        )
+    return file.getvalue()
+
+
+def session_of(model: bytes) -> onnxruntime.InferenceSession:
+    """A model, ready to run on one thread."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
