@@ -104,7 +104,9 @@ class TopicSpec:
     qos: QosName
     topic: str = ""
     type: str = ""
-    contract: Literal["", "observation", "auxiliary", "action", "goal", "reward", "camera", "latent", "recorded"] = ""
+    contract: Literal[
+        "", "observation", "auxiliary", "action", "goal", "reward", "reference", "camera", "latent", "recorded"
+    ] = ""
     optional: bool = False
     """Whether a node that subscribes is ready for an episode without a publisher of it."""
     when: str = ""
@@ -193,6 +195,9 @@ def endpoints(
             named = {goal.topic: goal.type}
             # One that every tick is given is a stream like any other, not the one message that late joiners need.
             profile = spec.qos if goal.alignment == "held" else "state"
+        elif spec.contract == "reference":
+            reference = contract.observation[contract.reference]
+            named = {reference.topic: reference.type}
         elif spec.contract == "camera":  # whose messages are the ticks, before any encoder
             camera = contract.auxiliary[contract.goal.image] if contract.goal.image else None
             camera = camera or contract.observation[contract.reference]

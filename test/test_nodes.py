@@ -293,7 +293,7 @@ def test_exploring_actions_differ_within_limits_and_follow_from_the_seed() -> No
     contract = Contract.load("grasp")
 
     class Still:
-        name = "policy"
+        name, frame = "policy", ""
         privileged = False
 
         def reset(self, seed: int) -> None: ...
