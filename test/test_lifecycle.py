@@ -212,7 +212,7 @@ def test_a_reset_that_does_not_happen_is_told() -> None:
     one = lifecycle()
     one.begin(0.0)
     prepared(one)
-    assert failure(one).startswith("episode 7: waited 10 s: nothing reset the arm; is arm_sim, or")
+    assert failure(one).startswith("episode 7: waited 10 s: nothing reset the arm; is arm_sim running, or")
 
 
 @pytest.mark.parametrize(

@@ -243,7 +243,7 @@ def test_preflight_a_dry_run_and_a_short_task_on_a_real_arm(tmp_path: Path) -> N
     states = [status_of(m.cdr) for m in read_bag(path).read(("/arm_guard/state",))]
     assert {state.values["dry_run"] for state in states} == {"true"}
     commands = [decode(m.type, m.cdr) for m in read_bag(path).read(("/arm_controller/joint_trajectory",))]
-    assert len(commands) > 10
+    assert len(commands) > 3
 
     # The arm comes home and does its task, and its controllers find nothing to complain of.
     assert [episode["outcome"] for episode in results.episodes] == ["success"], told

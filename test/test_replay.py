@@ -138,6 +138,7 @@ def test_what_answers_an_observation_is_left_to_live_nodes(recorded: dict[str, s
     assert set(recorded) - set(played) == {
         "/policy/action",
         "/policy/gripper",
+        "/policy/actor",
         "/reward",
         "/arm_controller/joint_trajectory",
         "/gripper_controller/joint_trajectory",

@@ -198,6 +198,8 @@ def _layout(contract: Contract) -> dict[str, tuple[str, tuple[int, ...]]]:
 
 
 def _column_of(episode: Episode, name: str) -> np.ndarray:
+    if name == "actor" and episode.actor is None:
+        return np.zeros(len(episode.stamps), np.uint8)
     group, _, key = name.rpartition("/")
     array: np.ndarray = getattr(episode, group)[key] if group else getattr(episode, name)
     return array

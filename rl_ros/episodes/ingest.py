@@ -447,7 +447,7 @@ class _Builder:
             outcome=outcome,
             seed=self._segment.seed,
             source=str(bag.path),
-            actor=_actors(rows["actor"]) if self._actor else np.zeros(count, np.uint8),
+            actor=_actors(rows["actor"]) if self._actor else None,
             problems=(*(f"{text} ({times} times)" for text, times in sorted(problems.items()) if times), *notes),
         )
 

@@ -56,7 +56,7 @@ class Episode:
     """What was cut out and why."""
     actor: np.ndarray | None = None
     """uint8 (T,): who chose the action of each tick, 1 for the first of `contract.ACTORS` and so on; 0 where the
-    recording does not tell."""
+    recording does not tell, None where it never does."""
 
     @property
     def success(self) -> bool:
