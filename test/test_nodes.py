@@ -278,6 +278,7 @@ def test_exploring_actions_differ_within_limits_and_follow_from_the_seed() -> No
 
     class Still:
         privileged = False
+        frame = ""
 
         def reset(self, seed: int) -> None: ...
 
