@@ -295,6 +295,7 @@ def test_exploring_actions_differ_within_limits_and_follow_from_the_seed() -> No
     class Still:
         name, frame = "policy", ""
         privileged = False
+        frame = ""
 
         def reset(self, seed: int) -> None: ...
 
