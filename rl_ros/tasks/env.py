@@ -20,7 +20,9 @@ from rl_ros.resources import share_file
 from rl_ros.robots.arm import Arm
 from rl_ros.robots.guard import CHECKS as GUARD_CHECKS
 from rl_ros.robots.guard import Guard, Limits, Request
-from rl_ros.robots.pybullet_arm import PyBulletArm, Scene
+from rl_ros.robots.bin import ObjectSet, make_world, object_names, objects_state
+from rl_ros.robots.pybullet_arm import PyBulletArm
+from rl_ros.tasks.bin_grasp import BinGrasp
 from rl_ros.tasks.goals import GoalTask
 from rl_ros.tasks.task import make_task
 
@@ -49,6 +51,7 @@ TOPICS: dict[str, Callable[[PyBulletArm], Mapping[str, np.ndarray]]] = {
     "/object/twist": lambda world: _named(
         ("twist.linear", "twist.angular"), next(iter(world.object_twists().values()))
     ),
+    "/objects/state": lambda world: {"position": objects_state(world)},
 }
 """What arm_sim publishes, by topic: the fields that a contract may name."""
 
@@ -100,15 +103,31 @@ class ArmEnvironment(gymnasium.Env[Observation, np.ndarray]):
         self.task.reward = reward
         self.variant, self.render_mode, self.terminate_on_success = variant, render_mode, terminate_on_success
         self.contract = _contract(task, variant)
+        self._set_up(physics_rate)
+        vector = spaces.Box(-np.inf, np.inf, (sum(part.stop - part.start for part in self.slices.values()),), np.float32)
+        goal_space = _space(self.contract.goal.desired_goal)
+        parts: dict[str, spaces.Space[Any]] = {
+            "observation": vector,
+            "achieved_goal": goal_space,
+            "desired_goal": goal_space,
+        }
+        if variant == "image":
+            parts["image"] = _space(self.contract.observation["image"])
+        self.observation_space = spaces.Dict(parts)  # type: ignore[assignment] # its values are arrays
+
+    def _set_up(self, physics_rate: float | None, objects: ObjectSet = "train") -> None:
+        """The guard, the world, and where in it what the contract names is found."""
         self.guard, self._opening = _guard(self.contract)
         rate = float(node_specs()["arm_sim"].parameters["physics_rate"].default)
-        self.world = PyBulletArm(
-            Scene.load(share_file(f"sim/scenes/{task}.yaml")), self.guard.arm, physics_rate or rate
-        )
+        scene = share_file(f"sim/scenes/{self.contract.task}.yaml")
+        self.world = make_world(scene, self.guard.arm, physics_rate or rate, False, objects)
         keys = self.contract.observation | self.contract.auxiliary
-        joints = self.guard.arm.joint_names + self.guard.arm.finger_joint_names
+        names = {
+            "/joint_states": self.guard.arm.joint_names + self.guard.arm.finger_joint_names,
+            "/objects/state": object_names(self.world),
+        }
         self._topics = {key.topic: TOPICS[key.topic] for key in keys.values()}
-        self._keys = {name: (key, _index(key, joints)) for name, key in keys.items()}
+        self._keys = {name: (key, _index(key, names.get(key.topic, ()))) for name, key in keys.items()}
         self.values: Observation = {}
         """Every observation and auxiliary value of this moment by contract key, as a tick of the live graph has it."""
         self.desired_goal = np.zeros(0, np.float32)
@@ -123,16 +142,6 @@ class ArmEnvironment(gymnasium.Env[Observation, np.ndarray]):
             if key.type not in IMAGES:
                 self.slices[name] = slice(start, start := start + int(np.prod(key.shape)))
         self.action_space = spaces.Box(-1.0, 1.0, self._low.shape, np.float32)
-        vector = spaces.Box(-np.inf, np.inf, (start,), np.float32)
-        goal_space = _space(self.contract.goal.desired_goal)
-        parts: dict[str, spaces.Space[Any]] = {
-            "observation": vector,
-            "achieved_goal": goal_space,
-            "desired_goal": goal_space,
-        }
-        if variant == "image":
-            parts["image"] = _space(self.contract.observation["image"])
-        self.observation_space = spaces.Dict(parts)  # type: ignore[assignment] # its values are arrays
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Observation, Any]:
         """Begin the episode of this seed, or of one drawn from the last seed; `options` change nothing."""
@@ -160,6 +169,13 @@ class ArmEnvironment(gymnasium.Env[Observation, np.ndarray]):
 
         What there is to see then is in `values` and `desired_goal`.
         """
+        self._move(action)
+        info = self._info()
+        reward = float(self.compute_reward(self.achieved_goal, self.desired_goal, info))
+        return reward, self.terminate_on_success and info["is_success"], info
+
+    def _move(self, action: np.ndarray) -> None:
+        """One control period, and a look at what there is then."""
         parts = self.contract.split_action(action)
         stamp = round(self.world.time * 1e9)
         command = self.guard.command(
@@ -170,6 +186,7 @@ class ArmEnvironment(gymnasium.Env[Observation, np.ndarray]):
                 measured=self.world.joint_positions()[:7],
                 measured_stamp=stamp,
                 held_gripper=self._gripper,
+                yaw_velocity=float(parts["yaw_velocity"][0]) if "yaw_velocity" in parts else 0.0,
             )
         )
         self._gripper = command.gripper
@@ -177,9 +194,6 @@ class ArmEnvironment(gymnasium.Env[Observation, np.ndarray]):
         self.world.set_gripper_target(command.gripper * self._opening)
         self.world.advance(self.contract.period)
         self._look()
-        info = self._info()
-        reward = float(self.compute_reward(self.achieved_goal, self.desired_goal, info))
-        return reward, self.terminate_on_success and info["is_success"], info
 
     def compute_reward(self, achieved_goal: np.ndarray, desired_goal: np.ndarray, info: Any) -> np.ndarray:
         """What achieving one goal is worth where another was desired, float32 (...).
@@ -234,6 +248,59 @@ class ArmEnvironment(gymnasium.Env[Observation, np.ndarray]):
         else:
             self.world.place_tool((x, y, z))
         return self.world.image()
+
+
+class BinEnvironment(ArmEnvironment):
+    """Grasping out of a tray: as `ArmEnvironment`, without goals.
+
+    `image` is what the camera sees, `observation` the other observation keys. The check of a grasp is a part of the
+    episode and made of actions; `rl_ros.tasks.bin_grasp.Routine` gives them.
+
+    Args:
+        objects: `train` or `held_out`.
+        physics_rate: physics steps a simulated second, as arm_sim's.
+        render_mode: `rgb_array` or None.
+    """
+
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 5}  # noqa: RUF012
+
+    def __init__(
+        self, objects: ObjectSet = "train", physics_rate: float | None = None, render_mode: str | None = None
+    ) -> None:
+        self.judge, self.variant, self.render_mode = BinGrasp(), "image", render_mode
+        self.contract = Contract.load(self.judge.name)
+        self._set_up(physics_rate, objects)
+        size = sum(part.stop - part.start for part in self.slices.values())
+        self.observation_space = spaces.Dict(  # type: ignore[assignment] # its values are arrays
+            {
+                "observation": spaces.Box(-np.inf, np.inf, (size,), np.float32),
+                "image": _space(self.contract.observation["image"]),
+            }
+        )
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Observation, Any]:
+        """Begin the episode of this seed, or of one drawn from the last seed; `options` change nothing."""
+        gymnasium.Env.reset(self, seed=seed)
+        episode = int(self.np_random.integers(2**31)) if seed is None else seed
+        self.desired_goal = self.judge.goal_vector(self.judge.goal_pose(episode))
+        self.world.reset(episode)
+        self.guard.restart()
+        self.judge.begin()
+        self._gripper = self.world.scene.start.gripper / self._opening
+        self._look()
+        return self._observation(), {"is_success": False}
+
+    def act(self, action: np.ndarray) -> tuple[float, bool, dict[str, Any]]:
+        """See `ArmEnvironment.act`."""
+        self._move(action)
+        judgement = self.judge.judge(self.values, self.desired_goal)
+        return judgement.reward, judgement.over, {"is_success": judgement.success}
+
+    def _observation(self) -> Observation:
+        return {
+            "observation": np.concatenate([self.values[name] for name in self.slices]),
+            "image": self.values["image"].copy(),
+        }
 
 
 class ContractEnvironment:
@@ -373,9 +440,9 @@ def _space(key: Key) -> spaces.Box:
     return spaces.Box(-np.inf, np.inf, key.shape, np.float32)
 
 
-def _index(key: Key, joints: tuple[str, ...]) -> slice | list[int]:
-    """Which entries of a topic's field a contract key holds."""
-    return [joints.index(name) for name in key.names] if key.names else slice(None)
+def _index(key: Key, known: tuple[str, ...]) -> slice | list[int]:
+    """Which entries of a topic's field a contract key holds, of those of a named vector."""
+    return [known.index(name) for name in key.names] if key.names else slice(None)
 
 
 def _contract(task: str, variant: Variant) -> Contract:
@@ -417,3 +484,6 @@ for _name, _task in TASKS.items():
             max_episode_steps=EPISODE_LENGTH,
             kwargs={"task": _task, "variant": _variant},
         )
+gymnasium.register(
+    "rl_ros/BinGrasp-v0", entry_point="rl_ros.tasks.env:BinEnvironment", max_episode_steps=Contract.load("bin_grasp").episode_length
+)

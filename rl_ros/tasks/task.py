@@ -18,6 +18,8 @@ class Judgement:
 
     reward: float
     success: bool
+    over: bool = False
+    """Whether the episode ends with this, whatever came of it."""
 
 
 class Expert(Protocol):
@@ -36,6 +38,9 @@ class Task(Protocol):
     name: ClassVar[str]
     ends_with_success: ClassVar[bool]
     """Whether success terminates an episode; else it goes on to be truncated, and success can be lost again."""
+
+    def begin(self) -> None:
+        """An episode begins; for tasks whose judgement depends on what was seen before in it."""
 
     def goal_pose(self, seed: int) -> np.ndarray:
         """The desired goal of the episode with this seed, as a position, float64 (3,) m."""
@@ -56,13 +61,14 @@ def make_task(name: str) -> Task:
     Raises:
         UserError: there is none.
     """
+    from rl_ros.tasks.bin_grasp import BinGrasp
     from rl_ros.tasks.grasp import Grasp
     from rl_ros.tasks.pick_and_place import PickAndPlace
     from rl_ros.tasks.push import Push
     from rl_ros.tasks.reach import Reach
     from rl_ros.tasks.slide import Slide
 
-    tasks: dict[str, type[Task]] = {task.name: task for task in (Grasp, Reach, Push, Slide, PickAndPlace)}
+    tasks: dict[str, type[Task]] = {task.name: task for task in (Grasp, BinGrasp, Reach, Push, Slide, PickAndPlace)}
     if name not in tasks:
         raise UserError(f"no task is named '{name}'; there are: {', '.join(sorted(tasks))}.")
     return tasks[name]()
