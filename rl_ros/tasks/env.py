@@ -19,7 +19,7 @@ from rl_ros.graph import node_specs
 from rl_ros.resources import share_file
 from rl_ros.robots.arm import Arm
 from rl_ros.robots.guard import CHECKS as GUARD_CHECKS
-from rl_ros.robots.guard import Guard, Limits, Request
+from rl_ros.robots.guard import Command, Guard, Limits, Request
 from rl_ros.robots.bin import ObjectSet, make_world, object_names, objects_state
 from rl_ros.robots.pybullet_arm import PyBulletArm
 from rl_ros.tasks.bin_grasp import BinGrasp
@@ -117,22 +117,28 @@ class ArmEnvironment(gymnasium.Env[Observation, np.ndarray]):
 
     def _set_up(self, physics_rate: float | None, objects: ObjectSet = "train") -> None:
         """The guard, the world, and where in it what the contract names is found."""
-        self.guard, self._opening = _guard(self.contract)
+        self.guard, self.opening = _guard(self.contract)
         rate = float(node_specs()["arm_sim"].parameters["physics_rate"].default)
         scene = share_file(f"sim/scenes/{self.contract.task}.yaml")
         self.world = make_world(scene, self.guard.arm, physics_rate or rate, False, objects)
+        self.object_names = object_names(self.world)
+        """Of the numbers of /objects/state."""
         keys = self.contract.observation | self.contract.auxiliary
         names = {
             "/joint_states": self.guard.arm.joint_names + self.guard.arm.finger_joint_names,
-            "/objects/state": object_names(self.world),
+            "/objects/state": self.object_names,
         }
         self._topics = {key.topic: TOPICS[key.topic] for key in keys.values()}
         self._keys = {name: (key, _index(key, names.get(key.topic, ()))) for name, key in keys.items()}
+        self.seen: dict[str, Mapping[str, np.ndarray]] = {}
+        """Every topic that the contract names, as it is this moment: its fields."""
         self.values: Observation = {}
         """Every observation and auxiliary value of this moment by contract key, as a tick of the live graph has it."""
         self.desired_goal = np.zeros(0, np.float32)
         self.goal_position = np.zeros(3, np.float32)
         """The desired goal as a position, m."""
+        self.command: Command | None = None
+        """What the guard made of the last action."""
         self._gripper = 0.0
         self._low, self._high = self.contract.action_low, self.contract.action_high
         self.slices: dict[str, slice] = {}
@@ -154,7 +160,7 @@ class ArmEnvironment(gymnasium.Env[Observation, np.ndarray]):
             self.desired_goal = self.goal_position
         self.world.reset(episode)
         self.guard.restart()
-        self._gripper = self.world.scene.start.gripper / self._opening
+        self._gripper = self.world.scene.start.gripper / self.opening
         self._look()
         return self._observation(), self._info()
 
@@ -189,9 +195,9 @@ class ArmEnvironment(gymnasium.Env[Observation, np.ndarray]):
                 yaw_velocity=float(parts["yaw_velocity"][0]) if "yaw_velocity" in parts else 0.0,
             )
         )
-        self._gripper = command.gripper
+        self.command, self._gripper = command, command.gripper
         self.world.set_arm_target(command.positions, self.contract.period)
-        self.world.set_gripper_target(command.gripper * self._opening)
+        self.world.set_gripper_target(command.gripper * self.opening)
         self.world.advance(self.contract.period)
         self._look()
 
@@ -222,6 +228,7 @@ class ArmEnvironment(gymnasium.Env[Observation, np.ndarray]):
     def _look(self) -> None:
         # One look at each topic, as one message brings all its fields.
         seen = {topic: look(self.world) for topic, look in self._topics.items()}
+        self.seen = seen
         self.values = {
             name: seen[key.topic][key.field][index].astype(key.dtype) for name, (key, index) in self._keys.items()
         }
@@ -286,7 +293,7 @@ class BinEnvironment(ArmEnvironment):
         self.world.reset(episode)
         self.guard.restart()
         self.judge.begin()
-        self._gripper = self.world.scene.start.gripper / self._opening
+        self._gripper = self.world.scene.start.gripper / self.opening
         self._look()
         return self._observation(), {"is_success": False}
 
