@@ -35,13 +35,13 @@ LIFTED = 0.15
 """m: something whose centre is higher, in the simulator's truth, was lifted."""
 APART = 0.003
 """m between closed fingers, at least, where there is something between them."""
-OPENING = 0.004
-"""m by which fingers that open move apart, at least."""
+HELD = 2
+"""Ticks with the hand up before it opens."""
 FALL = 3
 """Ticks that what is let go has to fall and to come to rest."""
 CHANGED = 25
 """Of 255, by which a colour of a pixel differs that has changed."""
-CHANGED_PIXELS = 10
+CHANGED_PIXELS = 5
 """Changed pixels at least, where something has fallen."""
 
 
@@ -54,23 +54,18 @@ class GraspCheck:
     def begin(self) -> None:
         """Forget the episode before."""
         self._before: Values | None = None
-        self._fallen = 0
+        self._high = 0
+        """Ticks since the hand came up."""
         self.pixels = 0
         """Pixels that changed in the last check."""
 
     def see(self, values: Values) -> bool | None:
         """Whether something was grasped; None as long as that is not known."""
-        if self._before is None:
-            if values["tool_position"][2] > HIGH:
-                self._before = values
-            return None
-        opened = gap(values) - gap(self._before)
-        if opened < OPENING and not self._fallen:
-            if opened <= 0.0:
-                self._before = values
-            return None
-        self._fallen += 1
-        if self._fallen < FALL:
+        if self._high or values["tool_position"][2] > HIGH:
+            self._high += 1
+        if self._high == HELD:
+            self._before = values
+        if self._before is None or self._high < HELD + FALL:
             return None
         self.pixels = changed_pixels(self._before["image"], values["image"])
         return gap(self._before) > APART and self.pixels >= CHANGED_PIXELS
@@ -125,7 +120,7 @@ class Routine:
             velocity = np.clip(error / PERIOD, -SPEED, SPEED)
         else:
             self._present += 1
-        opening = 1.0 if self._present > 1 else 0.0
+        opening = 1.0 if self._present >= HELD else 0.0
         return np.array([*velocity, 0.0, opening, 1.0], np.float32)
 
 
@@ -172,18 +167,17 @@ class BinGrasp:
         return Explorer(noise)
 
 
-def was_lifted(tool_position: np.ndarray, finger_position: np.ndarray, objects_position: np.ndarray) -> bool:
+def was_lifted(tool_position: np.ndarray, objects_position: np.ndarray) -> bool:
     """The simulator's truth: whether anything was as high as it must be just before the hand opened.
 
     Args:
         tool_position: (T, 3) m, of an episode.
-        finger_position: (T, 2) m.
         objects_position: (T, 3n) m.
     """
     high = np.flatnonzero(tool_position[:, 2] > HIGH)
-    if not len(high):
+    if len(high) < HELD:
         return False
-    return bool(objects_position[high[0], 2::3].max() > LIFTED)
+    return bool(objects_position[high[HELD - 1], 2::3].max() > LIFTED)
 
 
 class Explorer:

@@ -81,7 +81,7 @@ class Episodes:
             over = terminated or truncated
         outcome = "success" if success else "failure" if terminated else "timeout"
         self._event("end", number, {"seed": str(seed), "outcome": outcome})
-        columns = (np.stack([v[k] for v in self.seen]) for k in ("tool_position", "finger_position", "objects_position"))
+        columns = (np.stack([v[k] for v in self.seen]) for k in ("tool_position", "objects_position"))
         return Grasp(seed, success, was_lifted(*columns), routine.ticks)
 
     def _write(self, topic: str, cdr: bytes) -> None:
