@@ -1,0 +1,182 @@
+"""Q(image, state of the hand, action) that looks into the picture where the action would bring the hand.
+
+A network that sees the picture as one vector must learn from grasps alone that an object on the left is for a hand on
+the left. Here the picture becomes a map of features, and an action is judged by the features at the places on the
+floor of the tray that the palm and the two fingers would be above. What is learned at one place holds at all of them,
+as in visual pushing and grasping (Zeng et al. 2018, 1803.09956), but for any pose of the hand, not those of a grid.
+The camera's calibration says which pixel shows which place.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from rl_ros.contract import Contract
+from rl_ros.errors import UserError
+from rl_ros.networks.layers import multilayer
+from rl_ros.networks.policies import ActionLayout
+
+NEEDED = ("image", "tool_position", "tool_orientation", "finger_position")
+"""Observation keys that are looked at."""
+FLOOR = 0.015
+"""m, the height of the places that are looked at: half way up what lies in the tray."""
+REACH = 0.035
+"""m from the middle of the hand to each finger."""
+CENTRE, SPAN = (0.5, 0.0, 0.12), (0.15, 0.15, 0.12)
+"""m: positions less the one, divided by the other, are about -1 to 1."""
+OPEN = 0.08
+"""m between open fingers."""
+STRIDE = 4
+"""Pixels to a cell of the map."""
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A batch of observations, encoded once for all the actions that are judged in them."""
+
+    cells: Tensor
+    """float32 (batch * rows * columns, channels): the map of features, cell by cell."""
+    hand: Tensor
+    """float32 (batch, 6): x, y, z m, cosine and sine of the yaw, and m between the fingers."""
+
+
+class SceneEncoder(nn.Module):
+    """Observations as maps of features, and the hand's pose.
+
+    Args:
+        contract: what the observation holds.
+        channels: features of a cell.
+    """
+
+    def __init__(self, contract: Contract, channels: int) -> None:
+        super().__init__()
+        for name in NEEDED:
+            if name not in contract.observation:
+                raise UserError(f"contract {contract.name} has no observation {name}; qt_opt needs {', '.join(NEEDED)}.")
+        self.height, self.width = contract.observation["image"].shape[:2]
+        self.rows, self.columns = self.height // STRIDE, self.width // STRIDE
+        self.channels = channels
+        self.layers = nn.Sequential(
+            nn.Conv2d(3, 16, 5, 2, 2), nn.ReLU(), nn.Conv2d(16, 32, 3, 2, 1), nn.ReLU(),
+            nn.Conv2d(32, 32, 3, 1, 1), nn.ReLU(), nn.Conv2d(32, channels, 3, 1, 1), nn.ReLU(),
+        )  # fmt: skip
+        # What the recipe asks of every policy's encoder.
+        self.images = nn.ModuleDict({"image": nn.Identity()})
+        self.vectors = nn.ModuleDict()
+        self.image_size = 0
+
+    def forward(self, observation: Mapping[str, Tensor], desired_goal: Tensor) -> Tensor:
+        """The features as one row to an observation, float32 (batch, cells * channels + 6); `scene` takes it apart."""
+        image = observation["image"].permute(0, 3, 1, 2).float() / 127.5 - 1.0
+        cells = self.layers(image).permute(0, 2, 3, 1).flatten(1)
+        x, y, z, w = observation["tool_orientation"].float().unbind(1)
+        # Cosine and sine of the heading of a tool that points down.
+        cosine, sine = 1.0 - 2.0 * (y * y + z * z), 2.0 * (x * y + w * z)
+        gap = observation["finger_position"].float().sum(1)
+        hand = torch.cat([observation["tool_position"].float(), torch.stack([cosine, sine, gap], dim=1)], dim=1)
+        return torch.cat([cells, hand], dim=1)
+
+    def scene(self, features: Tensor) -> Scene:
+        """What `forward` has joined."""
+        size = self.rows * self.columns * self.channels
+        return Scene(features[:, :size].reshape(-1, self.channels), features[:, size:])
+
+
+class GraspQ(nn.Module):
+    """The value of actions in encoded observations, as the logit of a probability.
+
+    Args:
+        contract: what an action holds.
+        encoder: whose scenes are judged.
+        projection: of the camera, 3 x 4 row by row: homogeneous positions, m, to homogeneous pixels.
+        hidden_size: width of the hidden layers.
+        hidden_layers: how many.
+    """
+
+    projection: Tensor
+
+    def __init__(
+        self,
+        contract: Contract,
+        encoder: SceneEncoder,
+        projection: Sequence[float],
+        hidden_size: int,
+        hidden_layers: int,
+    ) -> None:
+        super().__init__()
+        self.layout = ActionLayout(contract)
+        names = [name for name, channel in contract.action.items() for _ in channel.names or range(channel.shape[0])]
+        for name in ("linear_velocity", "yaw_velocity", "gripper"):
+            if name not in names:
+                raise UserError(f"contract {contract.name} has no action {name}, which qt_opt needs.")
+        self.velocity = names.index("linear_velocity")
+        self.yaw = names.index("yaw_velocity")
+        self.terminate = names.index("terminate") if "terminate" in names else -1
+        self.period = contract.period
+        self.rows, self.columns = encoder.rows, encoder.columns
+        self.register_buffer("projection", torch.tensor(projection, dtype=torch.float32).view(3, 4), persistent=False)
+        self.register_buffer("centre", torch.tensor(CENTRE), persistent=False)
+        self.register_buffer("span", torch.tensor(SPAN), persistent=False)
+        self.channels = encoder.channels
+        inputs = 3 * encoder.channels + 3 + 2 + 3 + 1 + len(names)
+        self.head = multilayer([inputs, *[hidden_size] * hidden_layers, 1])
+
+    def forward(self, scene: Scene, action: Tensor) -> Tensor:
+        """Logits float32 (batch, n) of n actions in each observation, (batch, n, A) scaled to -1..1.
+
+        What else is asked for by an action that terminates changes nothing, so it is not looked at.
+        """
+        batch, count = action.shape[:2]
+        if self.terminate >= 0:
+            over = action[..., self.terminate : self.terminate + 1]
+            still = torch.zeros_like(action)
+            still[..., self.terminate] = 1.0
+            action = torch.where(over > 0.0, still, action)
+        moved = self.layout.low + (action + 1.0) / 2.0 * (self.layout.high - self.layout.low)
+        hand = scene.hand[:, None, :].expand(-1, count, -1)
+        target = hand[..., :3] + moved[..., self.velocity : self.velocity + 3] * self.period
+        if self.terminate >= 0:
+            target = torch.where(over > 0.0, hand[..., :3], target)
+        turn = moved[..., self.yaw] * self.period
+        cosine = hand[..., 3] * torch.cos(turn) - hand[..., 4] * torch.sin(turn)
+        sine = hand[..., 4] * torch.cos(turn) + hand[..., 3] * torch.sin(turn)
+        # The fingers are along the tool's y, which at a yaw is (sin, -cos).
+        finger = REACH * torch.stack([sine, -cosine], dim=-1)
+        middle = target[..., :2]
+        places = torch.stack([middle, middle - finger, middle + finger], dim=2)
+        seen = self.look(scene.cells, places.view(batch, -1, 2)).view(batch, count, 3 * self.channels)
+        known = torch.cat(
+            [
+                (target - self.centre) / self.span,
+                torch.stack([cosine * cosine - sine * sine, 2.0 * cosine * sine], dim=-1),
+                (hand[..., :3] - self.centre) / self.span,
+                hand[..., 5:6] / OPEN * 2.0 - 1.0,
+                action,
+            ],
+            dim=-1,
+        )
+        logits: Tensor = self.head(torch.cat([seen, known], dim=-1)).squeeze(-1)
+        return logits
+
+    def look(self, cells: Tensor, places: Tensor) -> Tensor:
+        """Features (batch, n, channels) at places on the floor, (batch, n, 2) m, between the cells around each."""
+        batch = places.shape[0]
+        p = self.projection
+        x, y = places[..., 0], places[..., 1]
+        u, v, w = (p[i, 0] * x + p[i, 1] * y + (p[i, 2] * FLOOR + p[i, 3]) for i in range(3))
+        # Pixels to cells; the middle of the first cell is at pixel (STRIDE - 1) / 2.
+        column = ((u / w - (STRIDE - 1) / 2) / STRIDE).clamp(0.0, self.columns - 1.001)
+        row = ((v / w - (STRIDE - 1) / 2) / STRIDE).clamp(0.0, self.rows - 1.001)
+        left, top = column.floor(), row.floor()
+        right, down = (column - left)[..., None], (row - top)[..., None]
+        first = torch.arange(batch, device=places.device)[:, None] * (self.rows * self.columns)
+        corner = first + top.long() * self.columns + left.long()
+
+        def at(offset: int) -> Tensor:
+            return nn.functional.embedding(corner + offset, cells)
+
+        above = at(0) * (1.0 - right) + at(1) * right
+        below = at(self.columns) * (1.0 - right) + at(self.columns + 1) * right
+        return above * (1.0 - down) + below * down
