@@ -7,6 +7,7 @@ from pathlib import Path
 from rl_ros.commands.console import episode_bar, positive, progress, show
 from rl_ros.commands.estimate import run_offline
 from rl_ros.errors import UserError
+from rl_ros.robots.bin import ObjectSet
 from rl_ros.training.bundle import load_bundle
 from rl_ros.training.evaluate import environment_of, evaluate_in_process
 from rl_ros.training.live import Results, run_episodes
@@ -24,6 +25,10 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
     parser.add_argument("--policy", type=Path, metavar="BUNDLE", help="a policy bundle instead of a run")
     parser.add_argument("--live", action="store_true", help="on the live graph, over ROS")
     parser.add_argument("--graph", help="a graph in config/graphs, live (default: the one of the policy's task)")
+    parser.add_argument(
+        "--objects", choices=["train", "held-out"], default="train",
+        help="bin_grasp: what lies in the tray: what policies learn from, or what none has seen (default: %(default)s)",
+    )  # fmt: skip
     parser.add_argument("--episodes", type=positive, default=50, help="how many (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=100_000, help="seed of the first episode (default: %(default)s)")
     parser.add_argument(
@@ -63,7 +68,8 @@ def run(options: argparse.Namespace) -> int:
             def advance(done: int, success: float) -> None:
                 bar.update(task, completed=done, description=f"evaluating, success {success:.2f}")
 
-            summary = evaluate_in_process(bundle, options.episodes, options.seed, advance)
+            objects: ObjectSet = "held_out" if options.objects == "held-out" else "train"
+            summary = evaluate_in_process(bundle, options.episodes, options.seed, advance, objects)
         title = f"{bundle} in {environment_of(contract)}"
     show(summary, title)
     print(json.dumps(summary))

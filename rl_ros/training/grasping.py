@@ -1,7 +1,7 @@
-"""Many grasps into bags, fast: simulated in worker processes, without a graph, into the messages a graph would record.
+"""Bin grasping in process, without a graph: many grasps into bags, and how well a policy grasps.
 
-A bag holds a hundred episodes or more, told apart by `/episode/event`: ten thousand directories are a joy to nobody.
-Each worker writes bags of its own and waits for nobody.
+What is recorded are the messages that a graph would record. A bag holds a hundred episodes or more, told apart by
+`/episode/event`: ten thousand directories are a joy to nobody. Each worker writes bags of its own and waits for nobody.
 """
 
 import multiprocessing
@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -18,10 +19,12 @@ import rl_ros
 from rl_ros.episodes import messages
 from rl_ros.episodes.ingest import EVENTS
 from rl_ros.episodes.record import EpisodeFile
+from rl_ros.episodes.statistics import success_figures
 from rl_ros.robots.bin import ObjectSet
 from rl_ros.tasks.bin_grasp import Routine, was_lifted
 from rl_ros.tasks.env import BinEnvironment
 from rl_ros.tasks.task import Values
+from rl_ros.training.bundle import Bundle
 
 EPISODES_A_BAG = 250
 CAMERA_FRAME = "camera_optical_frame"
@@ -45,7 +48,7 @@ class Grasp:
 
 
 @dataclass
-class Episodes:
+class GraspEpisodes:
     """Grasps, one after the other, in an environment; a recording where there is a file."""
 
     environment: BinEnvironment
@@ -155,13 +158,51 @@ def write_bag(
         out, name, contract.recorded_topics(), {"contract": contract.to_yaml(), "rl_ros": rl_ros.__version__}
     )
     try:
-        episodes = Episodes(environment, file)
+        episodes = GraspEpisodes(environment, file)
         grasps = [episodes.run(seed, first + index, choose(seed)) for index, seed in enumerate(seeds)]
         file.close({"outcome": "success" if all(grasp.success for grasp in grasps) else "mixed"})
     except BaseException:
         file.discard()
         raise
     return grasps
+
+
+def evaluate_grasps(
+    bundle: Bundle,
+    objects: ObjectSet,
+    episodes: int,
+    seed: int,
+    progress: Callable[[int, float], None] = lambda done, success: None,
+) -> dict[str, Any]:
+    """Run a policy bundle as the robot would, one episode for each seed from `seed` on.
+
+    Returns:
+        `episodes`, `success` (as the robot's own check says), `success_95`, `lifted` (as the simulator knows),
+        `detector_agreement` of the two, `ticks` that a grasp took, and `hz` at which the policy can answer.
+    """
+    environment = BinEnvironment(objects)
+    policy, seconds = bundle.policy(), []
+
+    def choose(values: Values, goal: np.ndarray) -> np.ndarray:
+        began = time.perf_counter()
+        action = policy.act(values, goal)
+        seconds.append(time.perf_counter() - began)
+        return action
+
+    runner, found = GraspEpisodes(environment), []
+    try:
+        for number in range(episodes):
+            found.append(runner.run(seed + number, number, choose))
+            progress(number + 1, float(np.mean([grasp.success for grasp in found])))
+    finally:
+        environment.close()
+    return {
+        **success_figures(sum(grasp.success for grasp in found), episodes),
+        "lifted": round(float(np.mean([grasp.lifted for grasp in found])), 4),
+        "detector_agreement": round(float(np.mean([grasp.success == grasp.lifted for grasp in found])), 4),
+        "ticks": round(float(np.mean([grasp.ticks for grasp in found])), 2),
+        "hz": round(1.0 / float(np.median(seconds)), 1),
+    }
 
 
 def collect_grasps(
