@@ -87,7 +87,7 @@ class QPolicy(nn.Module):
         self.encoder = SceneEncoder(contract, config.image_features)
         self.layout = ActionLayout(contract)
         self.q = GraspQ(contract, self.encoder, config.projection, config.hidden_size, config.hidden_layers)
-        self.search = CrossEntropyMethod(self.layout, config)
+        self.search = CrossEntropyMethod(self.q, config)
 
     def forward(self, observation: Mapping[str, Tensor], desired_goal: Tensor) -> Tensor:
         """The action to take, float32 (batch, A) in the contract's units and within its limits."""
@@ -107,9 +107,12 @@ class CrossEntropyMethod(nn.Module):
 
     noise: Tensor
     uniform: Tensor
+    is_discrete: Tensor
+    share: Tensor
 
-    def __init__(self, layout: ActionLayout, config: QTOptConfig) -> None:
+    def __init__(self, q: GraspQ, config: QTOptConfig) -> None:
         super().__init__()
+        layout = q.layout
         self.samples, self.elites, self.iterations = config.samples, config.elites, config.iterations
         self.least_std = config.least_std
         size = len(layout.low)
@@ -118,18 +121,22 @@ class CrossEntropyMethod(nn.Module):
         self.register_buffer("noise", torch.randn(shape, generator=generator), persistent=False)
         self.register_buffer("uniform", torch.rand(shape, generator=generator), persistent=False)
         self.register_buffer("is_discrete", layout.is_discrete, persistent=False)
+        share = torch.full((size,), 0.5)
+        if q.terminate >= 0:
+            share[q.terminate] = self.LEAST_PROBABILITY  # all of these are one action
+        self.register_buffer("share", share, persistent=False)
 
     def forward(self, q: GraspQ, scene: Scene) -> tuple[Tensor, Tensor]:
         """The best action found, (batch, A) scaled to -1..1, and its logit, (batch,)."""
         batch, size = len(scene.hand), self.noise.shape[2]
         mean = torch.zeros(batch, 1, size)
         std = torch.full((batch, 1, size), 0.6)
-        share = torch.full((batch, 1, size), 0.5)
+        share = self.share.expand(batch, 1, size)
         best, logit = mean[:, 0], mean[:, 0, 0]
         for iteration in range(self.iterations):
             continuous = (mean + std * self.noise[iteration]).clamp(-1.0, 1.0)
             high = (self.uniform[iteration] < share).float() * 2.0 - 1.0
-            actions = torch.where(self.is_discrete, high, continuous)
+            actions = q.plain(torch.where(self.is_discrete, high, continuous))
             logits = q(scene, actions)
             found, index = torch.topk(logits, self.elites, dim=1)
             elite = torch.gather(actions, 1, index[:, :, None].expand(-1, -1, size))

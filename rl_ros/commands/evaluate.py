@@ -2,7 +2,9 @@
 
 import argparse
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 from rl_ros.commands.console import episode_bar, positive, progress, show
 from rl_ros.commands.estimate import run_offline
@@ -59,7 +61,8 @@ def run(options: argparse.Namespace) -> int:
     if options.live or options.graph or options.bags or environment_of(contract) is None:
         graph = options.graph or contract.task
         out = options.out or (options.run_directory or options.policy.parent) / "evaluation"
-        summary = evaluate(bundle, graph, options.episodes, options.seed, out, options.bags).summary()
+        more = {"objects": "held_out"} if options.objects == "held-out" else {}
+        summary = evaluate(bundle, graph, options.episodes, options.seed, out, options.bags, more=more).summary()
         title = f"{bundle} on {graph}, live"
     else:
         with progress() as bar:
@@ -77,9 +80,16 @@ def run(options: argparse.Namespace) -> int:
 
 
 def evaluate(
-    bundle: Path, graph: str, episodes: int, seed: int, out: Path, bags: Path | None, title: str = "evaluating"
+    bundle: Path,
+    graph: str,
+    episodes: int,
+    seed: int,
+    out: Path,
+    bags: Path | None,
+    title: str = "evaluating",
+    more: Mapping[str, str] = MappingProxyType({}),
 ) -> Results:
-    """Run a policy in live episodes."""
-    arguments = {"policy": str(bundle.resolve()), "seed": str(seed), "bags": str(bags.resolve()) if bags else ""}
+    """Run a policy in live episodes; `more` are further arguments of the graph."""
+    arguments = {"policy": str(bundle.resolve()), "seed": str(seed), "bags": str(bags.resolve()) if bags else "", **more}
     with episode_bar(title, episodes) as advance:
         return run_episodes(graph, arguments, episodes, out, advance)

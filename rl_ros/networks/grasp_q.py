@@ -117,6 +117,11 @@ class GraspQ(nn.Module):
         self.yaw = names.index("yaw_velocity")
         self.terminate = names.index("terminate") if "terminate" in names else -1
         self.period = contract.period
+        still = torch.zeros(len(names))
+        still[names.index("gripper")] = -1.0
+        if self.terminate >= 0:
+            still[self.terminate] = 1.0
+        self.register_buffer("still", still, persistent=False)
         self.rows, self.columns = encoder.rows, encoder.columns
         self.register_buffer("projection", torch.tensor(projection, dtype=torch.float32).view(3, 4), persistent=False)
         self.register_buffer("centre", torch.tensor(CENTRE), persistent=False)
@@ -128,19 +133,12 @@ class GraspQ(nn.Module):
     def forward(self, scene: Scene, action: Tensor) -> Tensor:
         """Logits float32 (batch, n) of n actions in each observation, (batch, n, A) scaled to -1..1.
 
-        What else is asked for by an action that terminates changes nothing, so it is not looked at.
         """
         batch, count = action.shape[:2]
-        if self.terminate >= 0:
-            over = action[..., self.terminate : self.terminate + 1]
-            still = torch.zeros_like(action)
-            still[..., self.terminate] = 1.0
-            action = torch.where(over > 0.0, still, action)
+        action = self.plain(action)
         moved = self.layout.low + (action + 1.0) / 2.0 * (self.layout.high - self.layout.low)
         hand = scene.hand[:, None, :].expand(-1, count, -1)
         target = hand[..., :3] + moved[..., self.velocity : self.velocity + 3] * self.period
-        if self.terminate >= 0:
-            target = torch.where(over > 0.0, hand[..., :3], target)
         turn = moved[..., self.yaw] * self.period
         cosine = hand[..., 3] * torch.cos(turn) - hand[..., 4] * torch.sin(turn)
         sine = hand[..., 4] * torch.cos(turn) + hand[..., 3] * torch.sin(turn)
@@ -161,6 +159,12 @@ class GraspQ(nn.Module):
         )
         logits: Tensor = self.head(torch.cat([seen, known], dim=-1)).squeeze(-1)
         return logits
+
+    def plain(self, action: Tensor) -> Tensor:
+        """Actions (..., A) scaled to -1..1, of which those that terminate ask for nothing else: it would not happen."""
+        if self.terminate < 0:
+            return action
+        return torch.where(action[..., self.terminate : self.terminate + 1] > 0.0, self.still, action)
 
     def look(self, cells: Tensor, places: Tensor) -> Tensor:
         """Features (batch, n, channels) at places on the floor, (batch, n, 2) m, between the cells around each."""

@@ -5,9 +5,10 @@ from rl_ros.errors import UserError
 from rl_ros.nodes.base import Node, steady
 from rl_ros.resources import share_file
 from rl_ros.robots.arm import Arm
-from rl_ros.robots.pybullet_arm import PyBulletArm, Scene
+from rl_ros.robots.bin import make_world, object_names, objects_state
 
 CAMERA = "camera/image_raw"
+OBJECTS = "objects/state"
 CAMERA_FRAME = "camera_optical_frame"
 EARLY = 0.1
 """Share of a state period that a timer may fire before the period is over."""
@@ -23,8 +24,13 @@ class ArmSim(Node):
     def __init__(self) -> None:
         super().__init__("arm_sim")
         self.arm = Arm()
-        scene = Scene.load(share_file(f"sim/scenes/{self.settings['scene']}.yaml"))
-        self.world = PyBulletArm(scene, self.arm, self.settings["physics_rate"], self.settings["randomise"])
+        self.world = make_world(
+            share_file(f"sim/scenes/{self.settings['scene']}.yaml"),
+            self.arm,
+            self.settings["physics_rate"],
+            self.settings["randomise"],
+            self.settings["objects"],
+        )
         self.lockstep = self.settings["lockstep"]
         self.world_began = self.contract.period_ns
         """Stamp of the moment the world was last reset, nanoseconds."""
@@ -145,6 +151,9 @@ class ArmSim(Node):
             sent["object/pose"] = messages.pose_cdr(stamp, frame, *self.world.object_poses()[first])
             if "object/twist" in self.named:
                 sent["object/twist"] = messages.twist_cdr(stamp, frame, *self.world.object_twists()[first])
+        if OBJECTS in self.named:
+            names, state = object_names(self.world), objects_state(self.world)
+            sent[OBJECTS] = messages.joint_state_cdr(stamp, names, state)
         if tick:
             self.due = {"arm", "gripper", "judgement"}
             if CAMERA in self.named or self.sender(CAMERA).get_subscription_count():

@@ -11,7 +11,7 @@ from rl_ros.episodes.trace import Trace
 from rl_ros.errors import UserError
 from rl_ros.nodes.base import Node, steady
 from rl_ros.tasks.task import make_task
-from rl_ros.training.acting import Actor, BundleActor, ExpertActor, ExploringActor
+from rl_ros.training.acting import Actor, BundleActor, CheckedActor, ExpertActor, ExploringActor
 
 SILENCE = 1.0
 """s without a tick in a running episode before the node says which topics are silent."""
@@ -43,8 +43,10 @@ class Policy(Node):
             actor = BundleActor(bundle, self.contract)
         else:
             actor = ExpertActor(make_task(self.contract.task).expert(self.settings["expert_noise"]))
-        share = self.settings["exploration"]
-        return ExploringActor(actor, self.contract, share) if share else actor
+        if share := self.settings["exploration"]:
+            actor = ExploringActor(actor, self.contract, share)
+        routine = make_task(self.contract.task).routine()
+        return actor if routine is None else CheckedActor(actor, routine)
 
     def answer(self, ticks: list[Tick]) -> None:
         """One action per valid tick; nothing for a tick that lacks anything."""

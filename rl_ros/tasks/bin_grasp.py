@@ -82,7 +82,7 @@ def changed_pixels(before: np.ndarray, after: np.ndarray) -> int:
     return int((difference > CHANGED).sum())
 
 
-class Routine:
+class GraspRoutine:
     """Both parts of an episode: what a policy chooses, until the grasp is to be checked, then the check.
 
     One routine serves one episode at a time; `begin` starts another.
@@ -140,9 +140,9 @@ class BinGrasp:
         """An episode begins."""
         self.check.begin()
 
-    def routine(self) -> Routine:
-        """What stands between a policy and the arm."""
-        return Routine()
+    def routine(self) -> GraspRoutine:
+        """See `GraspRoutine`."""
+        return GraspRoutine()
 
     def goal_pose(self, seed: int) -> np.ndarray:
         """Above the tray's middle, at the height that counts as lifted."""

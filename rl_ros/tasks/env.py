@@ -261,7 +261,7 @@ class BinEnvironment(ArmEnvironment):
     """Grasping out of a tray: as `ArmEnvironment`, without goals.
 
     `image` is what the camera sees, `observation` the other observation keys. The check of a grasp is a part of the
-    episode and made of actions; `rl_ros.tasks.bin_grasp.Routine` gives them.
+    episode and made of actions; `rl_ros.tasks.bin_grasp.GraspRoutine` gives them.
 
     Args:
         objects: `train` or `held_out`.

@@ -21,6 +21,9 @@ class Grasp:
     def begin(self) -> None:
         """Nothing to do: a judgement depends on one moment alone."""
 
+    def routine(self) -> None:
+        """None: the whole episode is the policy's."""
+
     def goal_pose(self, seed: int) -> np.ndarray:
         """Straight above the table's middle, at the height that counts as lifted, for every seed."""
         return np.array([0.5, 0.0, LIFT_HEIGHT])

@@ -1,6 +1,6 @@
 """What a task is: goals, judgement, and a scripted expert."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
@@ -32,6 +32,16 @@ class Expert(Protocol):
         """The action, float32 (A,), in the units of the contract."""
 
 
+class Routine(Protocol):
+    """Stands between whoever chooses actions and the arm, for a part of the episode that is the same for all."""
+
+    def begin(self) -> None:
+        """An episode begins."""
+
+    def act(self, values: Values, choose: Callable[[], np.ndarray]) -> np.ndarray:
+        """The action, float32 (A,), in the units of the contract; `choose` asks for that of the policy."""
+
+
 class Task(Protocol):
     """A task. Its data are those of the contract that names it."""
 
@@ -41,6 +51,9 @@ class Task(Protocol):
 
     def begin(self) -> None:
         """An episode begins; for tasks whose judgement depends on what was seen before in it."""
+
+    def routine(self) -> Routine | None:
+        """What stands between a policy and the arm; None where nothing does."""
 
     def goal_pose(self, seed: int) -> np.ndarray:
         """The desired goal of the episode with this seed, as a position, float64 (3,) m."""

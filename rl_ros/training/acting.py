@@ -7,7 +7,7 @@ import numpy as np
 
 from rl_ros.contract import Contract
 from rl_ros.episodes.assemble import Tick
-from rl_ros.tasks.task import Expert
+from rl_ros.tasks.task import Expert, Routine
 from rl_ros.training.bundle import load_bundle
 
 
@@ -63,6 +63,22 @@ class BundleActor:
         """The policy's answer."""
         observation = {key: tick.values[key] for key in self._keys}
         return self.policy.act(observation, tick.values["desired_goal"])
+
+
+class CheckedActor:
+    """Acts as another does until the task's routine takes over, such as to check what was grasped."""
+
+    def __init__(self, actor: Actor, routine: Routine) -> None:
+        self.actor, self.routine, self.privileged = actor, routine, actor.privileged
+
+    def reset(self, seed: int) -> None:
+        """Begin both."""
+        self.actor.reset(seed)
+        self.routine.begin()
+
+    def act(self, tick: Tick) -> np.ndarray:
+        """The routine's answer, which asks the actor for its own as long as that counts."""
+        return self.routine.act(tick.values, lambda: self.actor.act(tick))
 
 
 class ExploringActor:

@@ -21,7 +21,7 @@ from rl_ros.episodes.ingest import EVENTS
 from rl_ros.episodes.record import EpisodeFile
 from rl_ros.episodes.statistics import success_figures
 from rl_ros.robots.bin import ObjectSet
-from rl_ros.tasks.bin_grasp import Routine, was_lifted
+from rl_ros.tasks.bin_grasp import GraspRoutine, was_lifted
 from rl_ros.tasks.env import BinEnvironment
 from rl_ros.tasks.task import Values
 from rl_ros.training.bundle import Bundle
@@ -60,7 +60,7 @@ class GraspEpisodes:
     def run(self, seed: int, number: int, choose: Choose) -> Grasp:
         """One episode."""
         environment, contract = self.environment, self.environment.contract
-        routine, period = Routine(), contract.period_ns
+        routine, period = GraspRoutine(), contract.period_ns
         environment.reset(seed=seed)
         self.stamp += period
         self.seen = []
