@@ -18,7 +18,7 @@ import numpy as np
 import rl_ros
 from rl_ros.episodes import messages
 from rl_ros.episodes.ingest import EVENTS
-from rl_ros.episodes.record import EpisodeFile
+from rl_ros.episodes.record import UNFINISHED, EpisodeFile
 from rl_ros.episodes.statistics import success_figures
 from rl_ros.robots.bin import ObjectSet
 from rl_ros.tasks.bin_grasp import GraspRoutine, was_lifted
@@ -235,9 +235,8 @@ def collect_grasps(
         UserError: a worker has ended.
     """
     out.mkdir(parents=True, exist_ok=True)
-    known = [int(path.name.split("_")[1]) for path in out.glob("grasps_*_*")]
-    lengths = [int(path.name.split("_")[2].split(".")[0]) for path in out.glob("grasps_*_*")]
-    first = max((a + b for a, b in zip(known, lengths, strict=True)), default=0)
+    there = [path.name.split("_")[1:] for path in out.glob("grasps_*_*") if not path.name.endswith(UNFINISHED)]
+    first = max((int(start) + int(count) for start, count in there), default=0)
     blocks = [
         (first + start, min(EPISODES_A_BAG, grasps - start)) for start in range(0, grasps, EPISODES_A_BAG)
     ]
