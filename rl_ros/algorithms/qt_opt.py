@@ -19,7 +19,7 @@ of it what the policy decided, and what came of it.
 import copy
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import ClassVar, Literal, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -169,10 +169,15 @@ class QTOpt(Algorithm):
             networks["occupied"] = nn.Linear(self.config.image_features, 1)
         return networks
 
+    @property
+    def acting(self) -> QPolicy:
+        """The networks that learn."""
+        return cast(QPolicy, self.networks["policy"])
+
     def batches(self, memory: ReplayMemory, rows: np.ndarray, rng: np.random.Generator) -> Iterator[Batch]:
         """See `Algorithm.batches`; each row stands for a decision of its episode."""
         config = self.config
-        terminate = self.trained_policy.q.terminate
+        terminate = self.acting.q.terminate
         known = self._decisions.get(memory, lambda memory: decisions(memory, terminate, config.discount))
         for chosen in known.nearest[rows]:
             batch = memory.take(chosen)
@@ -185,7 +190,7 @@ class QTOpt(Algorithm):
 
     def loss(self, batch: Transitions, features: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """See `Algorithm.loss`."""
-        config, policy = self.config, self.trained_policy
+        config, policy = self.config, self.acting
         scene = policy.encoder.scene(features)
         logits = policy.q(scene, batch.action[:, None])[:, 0]
         target = self.target(batch)
@@ -216,7 +221,7 @@ class QTOpt(Algorithm):
         seen = batch.extra["seen_return"].clamp(0.0, 1.0)
         if config.targets == "monte_carlo":
             return seen
-        first, second = self.networks["target"], self.networks["lagged_target"]
+        first, second = (cast(QPolicy, self.networks[name]) for name in ("target", "lagged_target"))
         scene = first.encoder.scene(first.encoder(batch.next_observation, batch.desired_goal))
         action, logit = first.search(first.q, scene)
         older = second.encoder.scene(second.encoder(batch.next_observation, batch.desired_goal))
@@ -236,7 +241,7 @@ class QTOpt(Algorithm):
         apart = (places[:, :, None] - xyz[:, None, :, :2]).square().sum(-1)
         lifted = xyz[:, None, :, 2] > 0.08
         closeness = torch.exp(-apart / (2 * 0.015**2)).masked_fill(lifted, 0.0).amax(2)
-        seen = self.trained_policy.q.look(scene.cells, places)
+        seen = self.acting.q.look(scene.cells, places)
         return nn.functional.binary_cross_entropy_with_logits(self.networks["occupied"](seen)[..., 0], closeness)
 
     def after_update(self) -> None:
@@ -328,4 +333,3 @@ def decisions(memory: ReplayMemory, terminate: int, discount: float) -> Decision
         beyond = own[len(decided) :]
         nearest[beyond] = decided[np.arange(len(beyond)) % len(decided)]
     return Decisions(nearest, reward, last, success, seen_return)
-

@@ -90,6 +90,11 @@ def evaluate(
     more: Mapping[str, str] = MappingProxyType({}),
 ) -> Results:
     """Run a policy in live episodes; `more` are further arguments of the graph."""
-    arguments = {"policy": str(bundle.resolve()), "seed": str(seed), "bags": str(bags.resolve()) if bags else "", **more}
+    arguments = {
+        "policy": str(bundle.resolve()),
+        "seed": str(seed),
+        "bags": str(bags.resolve()) if bags else "",
+        **more,
+    }
     with episode_bar(title, episodes) as advance:
         return run_episodes(graph, arguments, episodes, out, advance)

@@ -54,7 +54,9 @@ class SceneEncoder(nn.Module):
         super().__init__()
         for name in NEEDED:
             if name not in contract.observation:
-                raise UserError(f"contract {contract.name} has no observation {name}; qt_opt needs {', '.join(NEEDED)}.")
+                raise UserError(
+                    f"contract {contract.name} has no observation {name}; qt_opt needs {', '.join(NEEDED)}."
+                )
         self.height, self.width = contract.observation["image"].shape[:2]
         self.rows, self.columns = self.height // STRIDE, self.width // STRIDE
         self.channels = channels
@@ -62,7 +64,8 @@ class SceneEncoder(nn.Module):
         self.layers = nn.Sequential(
             nn.Conv2d(3, 32, STRIDE, STRIDE), nn.ReLU(inplace=True), nn.Conv2d(32, 32, 3, 1, 1), nn.ReLU(inplace=True),
             nn.Conv2d(32, 32, 3, 1, 1), nn.ReLU(inplace=True), nn.Conv2d(32, channels, 1), nn.ReLU(inplace=True),
-        ).to(memory_format=torch.channels_last)  # fmt: skip
+        )  # fmt: skip
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload] # which torch's stubs do not know
         # What the recipe asks of every policy's encoder.
         self.images = nn.ModuleDict({"image": nn.Identity()})
         self.vectors = nn.ModuleDict()
@@ -98,6 +101,9 @@ class GraspQ(nn.Module):
     """
 
     projection: Tensor
+    centre: Tensor
+    span: Tensor
+    still: Tensor
 
     def __init__(
         self,
@@ -131,9 +137,7 @@ class GraspQ(nn.Module):
         self.head = multilayer([inputs, *[hidden_size] * hidden_layers, 1])
 
     def forward(self, scene: Scene, action: Tensor) -> Tensor:
-        """Logits float32 (batch, n) of n actions in each observation, (batch, n, A) scaled to -1..1.
-
-        """
+        """Logits float32 (batch, n) of n actions in each observation, (batch, n, A) scaled to -1..1."""
         batch, count = action.shape[:2]
         action = self.plain(action)
         moved = self.layout.low + (action + 1.0) / 2.0 * (self.layout.high - self.layout.low)

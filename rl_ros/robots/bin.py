@@ -5,6 +5,7 @@ import tempfile
 import typing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pybullet
@@ -253,7 +254,7 @@ def make_world(path: Path, arm: Arm, physics_rate: float, randomise: bool, objec
         UserError: as `Scene.load` and `PyBulletArm`.
     """
     if "\ntray:" in path.read_text(encoding="utf-8"):
-        return Bin(BinScene.load(path), arm, physics_rate, objects, randomise)
+        return Bin(cast(BinScene, BinScene.load(path)), arm, physics_rate, objects, randomise)
     return PyBulletArm(Scene.load(path), arm, physics_rate, randomise)
 
 

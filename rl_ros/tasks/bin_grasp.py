@@ -249,9 +249,7 @@ class Explorer:
             velocity, turn = rng.uniform(-SPEED, SPEED, 3), rng.uniform(-YAW_SPEED, YAW_SPEED)
             opening = opening if rng.random() < 0.7 else 1.0 - opening
         velocity = np.clip(velocity, -SPEED, SPEED)
-        return np.array(
-            [*velocity, np.clip(turn, -YAW_SPEED, YAW_SPEED), opening, float(terminate)], np.float32
-        )
+        return np.array([*velocity, np.clip(turn, -YAW_SPEED, YAW_SPEED), opening, float(terminate)], np.float32)
 
 
 def yaw_of(orientation: np.ndarray) -> float:

@@ -18,9 +18,9 @@ from rl_ros.errors import UserError
 from rl_ros.graph import node_specs
 from rl_ros.resources import share_file
 from rl_ros.robots.arm import Arm
+from rl_ros.robots.bin import ObjectSet, make_world, object_names, objects_state
 from rl_ros.robots.guard import CHECKS as GUARD_CHECKS
 from rl_ros.robots.guard import Command, Guard, Limits, Request
-from rl_ros.robots.bin import ObjectSet, make_world, object_names, objects_state
 from rl_ros.robots.pybullet_arm import PyBulletArm
 from rl_ros.tasks.bin_grasp import BinGrasp
 from rl_ros.tasks.goals import GoalTask
@@ -105,7 +105,9 @@ class ArmEnvironment(gymnasium.Env[Observation, np.ndarray]):
         self.variant, self.render_mode, self.terminate_on_success = variant, render_mode, terminate_on_success
         self.contract = _contract(task, variant)
         self._set_up(physics_rate)
-        vector = spaces.Box(-np.inf, np.inf, (sum(part.stop - part.start for part in self.slices.values()),), np.float32)
+        vector = spaces.Box(
+            -np.inf, np.inf, (sum(part.stop - part.start for part in self.slices.values()),), np.float32
+        )
         goal_space = _space(self.contract.goal.desired_goal)
         parts: dict[str, spaces.Space[Any]] = {
             "observation": vector,
@@ -495,5 +497,7 @@ for _name, _task in TASKS.items():
             kwargs={"task": _task, "variant": _variant},
         )
 gymnasium.register(
-    "rl_ros/BinGrasp-v0", entry_point="rl_ros.tasks.env:BinEnvironment", max_episode_steps=Contract.load("bin_grasp").episode_length
+    "rl_ros/BinGrasp-v0",
+    entry_point="rl_ros.tasks.env:BinEnvironment",
+    max_episode_steps=Contract.load("bin_grasp").episode_length,
 )

@@ -52,8 +52,8 @@ class GoalTask(ABC):
     def begin(self) -> None:  # noqa: B027 (a judgement depends on one moment alone)
         """See `Task.begin`."""
 
-    def routine(self) -> None:
-        """None: the whole episode is the policy's."""
+    def routine(self) -> None:  # noqa: B027 (the whole episode is the policy's)
+        """See `Task.routine`."""
 
     def goal_pose(self, seed: int) -> np.ndarray:
         """The desired goal of the episode with this seed, float64 (3,) m."""

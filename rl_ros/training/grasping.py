@@ -117,9 +117,8 @@ class GraspEpisodes:
             "/joint_states",
             messages.joint_state_cdr(stamp, joints.names, joints.positions, joints.velocities, joints.efforts),
         )
-        self._write(
-            "/objects/state", messages.joint_state_cdr(stamp, environment.object_names, environment.seen["/objects/state"]["position"])
-        )
+        things = environment.seen["/objects/state"]["position"]
+        self._write("/objects/state", messages.joint_state_cdr(stamp, environment.object_names, things))
 
     def _acted(self, action: np.ndarray) -> None:
         if self.file is None:
@@ -137,11 +136,18 @@ class GraspEpisodes:
 
     def _judged(self, judgement: list[float]) -> None:
         if self.file is not None:
-            self._write(self.environment.contract.reward.topic, messages.joint_state_cdr(self.stamp, JUDGEMENT, judgement))
+            self._write(
+                self.environment.contract.reward.topic, messages.joint_state_cdr(self.stamp, JUDGEMENT, judgement)
+            )
 
 
 def write_bag(
-    environment: BinEnvironment, out: Path, name: str, seeds: Sequence[int], first: int, choose: "Callable[[int], Choose]"
+    environment: BinEnvironment,
+    out: Path,
+    name: str,
+    seeds: Sequence[int],
+    first: int,
+    choose: "Callable[[int], Choose]",
 ) -> list[Grasp]:
     """One bag of an episode for each seed.
 
@@ -237,9 +243,7 @@ def collect_grasps(
     out.mkdir(parents=True, exist_ok=True)
     there = [path.name.split("_")[1:] for path in out.glob("grasps_*_*") if not path.name.endswith(UNFINISHED)]
     first = max((int(start) + int(count) for start, count in there), default=0)
-    blocks = [
-        (first + start, min(EPISODES_A_BAG, grasps - start)) for start in range(0, grasps, EPISODES_A_BAG)
-    ]
+    blocks = [(first + start, min(EPISODES_A_BAG, grasps - start)) for start in range(0, grasps, EPISODES_A_BAG)]
     began, done, successes, agreed = time.monotonic(), 0, 0, 0
     jobs = [_Job(out, start, count, seed, noise, objects) for start, count in blocks]
 
