@@ -27,6 +27,7 @@ from rl_ros.tasks.bin_grasp import (
 )
 from rl_ros.tasks.env import BinEnvironment
 from rl_ros.training.grasping import GraspEpisodes, collect_grasps
+from rl_ros.training.live import run_episodes
 
 EMPTY, SOMETHING = np.zeros((64, 64, 3), np.uint8), np.zeros((64, 64, 3), np.uint8)
 SOMETHING[30:34, 30:34] = 200
@@ -198,6 +199,21 @@ def test_a_bag_of_many_grasps_reads_back_as_it_happened(tmp_path: Path) -> None:
         recorded = episodes[4].value(name)
         np.testing.assert_array_equal(recorded, np.stack([seen[name] for seen in runner.seen]))
     environment.close()
+
+
+def test_the_live_graph_records_what_happens_in_process_to_the_bit(tmp_path: Path) -> None:
+    arguments = {"bags": str(tmp_path / "live"), "seed": "1", "policy": "", "expert_noise": "1.0"}
+    run_episodes("bin_grasp", arguments, 1, tmp_path / "log")
+    collect_grasps(tmp_path / "fast", 1, 1, workers=0)
+    contract = Contract.load("bin_grasp")
+    episodes, refused = read_episodes([*(tmp_path / "live").iterdir(), *(tmp_path / "fast").iterdir()], contract)
+    assert refused == []
+    live, fast = episodes
+    for name in contract.observation | contract.auxiliary:
+        np.testing.assert_array_equal(live.value(name), fast.value(name))
+    for column in ("action", "reward", "terminated", "truncated", "desired_goal"):
+        np.testing.assert_array_equal(getattr(live, column), getattr(fast, column))
+    assert (live.outcome, live.seed) == (fast.outcome, fast.seed)
 
 
 def test_the_default_projection_is_that_of_the_scenes_camera() -> None:
