@@ -133,8 +133,11 @@ class GraspQ(nn.Module):
         self.register_buffer("centre", torch.tensor(CENTRE), persistent=False)
         self.register_buffer("span", torch.tensor(SPAN), persistent=False)
         self.channels = encoder.channels
-        inputs = 3 * encoder.channels + 3 + 2 + 3 + 1 + len(names)
-        self.head = multilayer([inputs, *[hidden_size] * hidden_layers, 1])
+        # The first layer in parts, added up: what they look at need not be copied side by side.
+        self.see = nn.Linear(3 * encoder.channels, hidden_size)
+        self.reach = nn.Linear(3 + 2 + len(names), hidden_size, bias=False)
+        self.hold = nn.Linear(3 + 1, hidden_size, bias=False)
+        self.rest = multilayer([hidden_size] * hidden_layers + [1])
 
     def forward(self, scene: Scene, action: Tensor) -> Tensor:
         """Logits float32 (batch, n) of n actions in each observation, (batch, n, A) scaled to -1..1."""
@@ -151,17 +154,11 @@ class GraspQ(nn.Module):
         middle = target[..., :2]
         places = torch.stack([middle, middle - finger, middle + finger], dim=2)
         seen = self.look(scene.cells, places.view(batch, -1, 2)).view(batch, count, 3 * self.channels)
-        known = torch.cat(
-            [
-                (target - self.centre) / self.span,
-                torch.stack([cosine * cosine - sine * sine, 2.0 * cosine * sine], dim=-1),
-                (hand[..., :3] - self.centre) / self.span,
-                hand[..., 5:6] / OPEN * 2.0 - 1.0,
-                action,
-            ],
-            dim=-1,
-        )
-        logits: Tensor = self.head(torch.cat([seen, known], dim=-1)).squeeze(-1)
+        turned = torch.stack([cosine * cosine - sine * sine, 2.0 * cosine * sine], dim=-1)
+        asked = torch.cat([(target - self.centre) / self.span, turned, action], dim=-1)
+        held = torch.cat([(scene.hand[:, :3] - self.centre) / self.span, scene.hand[:, 5:] / OPEN * 2.0 - 1.0], dim=1)
+        first = self.see(seen) + self.reach(asked) + self.hold(held)[:, None]
+        logits: Tensor = self.rest(torch.relu(first)).squeeze(-1)
         return logits
 
     def plain(self, action: Tensor) -> Tensor:
