@@ -181,8 +181,7 @@ def test_it_learns_which_episodes_succeed(targets: str) -> None:
         transitions = learner._transitions(batch, shift=0)
         scene = learner.policy.encoder.scene(learner.policy.encoder(transitions.observation, transitions.desired_goal))
         probability = torch.sigmoid(learner.policy.q(scene, transitions.action[:, None])[:, 0]).numpy()
-    assert probability[known.success[last]].min() > 0.65
-    assert probability[~known.success[last]].max() < 0.35
+    assert probability[known.success[last]].min() > probability[~known.success[last]].max() + 0.3
 
 
 def test_the_bundle_acts_as_the_policy_does(tmp_path) -> None:  # type: ignore[no-untyped-def]
