@@ -47,6 +47,7 @@ FIELDS: dict[tuple[str, str], Field] = {
     ("geometry_msgs/msg/PoseStamped", "pose.orientation"): Field((4,), ("",)),
     ("geometry_msgs/msg/TwistStamped", "twist.linear"): Field((3,), ("m/s",)),
     ("geometry_msgs/msg/TwistStamped", "twist.angular"): Field((3,), ("rad/s",)),
+    ("geometry_msgs/msg/TwistStamped", "twist.angular.z"): Field((1,), ("rad/s",)),
     ("geometry_msgs/msg/WrenchStamped", "wrench.force"): Field((3,), ("N",)),
     ("geometry_msgs/msg/WrenchStamped", "wrench.torque"): Field((3,), ("N*m",)),
 }

@@ -210,7 +210,7 @@ def test_an_argument_of_another_form_is_refused(text: str) -> None:
         ({"expert_noise": "-0.5"}, "policy: expert_noise: expected at least 0, got -0.5."),
         ({"expert_noise": ".nan"}, "policy: expert_noise: expected a number, got nan."),
         ({"expert_noise": "[1"}, "policy: expert_noise: not valid YAML"),
-        ({"contract": "juggle"}, "no contract is named 'juggle'; there are: grasp"),
+        ({"contract": "juggle"}, "no contract is named 'juggle'; there are: bin_grasp, grasp"),
     ],
 )
 def test_a_wrong_argument_is_named_with_what_was_expected(arguments: dict[str, str], sentence: str) -> None:

@@ -6,7 +6,7 @@ What makes each of them an algorithm of its own, its losses, is in its own file.
 import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Literal, cast
+from typing import ClassVar, Generic, Literal, TypeVar, cast
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -147,14 +147,17 @@ def most_and_least(q: Tensor, share: float) -> Tensor:
     return share * q.amin(0) + (1.0 - share) * q.amax(0)
 
 
-class ColumnOfMemory:
-    """A number for each row of a memory, computed again only when its episodes have changed."""
+T = TypeVar("T")
+
+
+class ColumnOfMemory(Generic[T]):
+    """What is known of each row of a memory, computed again only when its episodes have changed."""
 
     def __init__(self) -> None:
-        self._known: WeakKeyDictionary[ReplayMemory, tuple[np.ndarray, np.ndarray]] = WeakKeyDictionary()
+        self._known: WeakKeyDictionary[ReplayMemory, tuple[np.ndarray, T]] = WeakKeyDictionary()
 
-    def get(self, memory: ReplayMemory, compute: Callable[[ReplayMemory], np.ndarray]) -> np.ndarray:
-        """The column of a memory, (rows,)."""
+    def get(self, memory: ReplayMemory, compute: Callable[[ReplayMemory], T]) -> T:
+        """It, such as an array (rows,)."""
         known = self._known.get(memory)
         if known is None or known[0] is not memory.transitions:  # which is a new array whenever episodes change
             known = self._known[memory] = memory.transitions, compute(memory)

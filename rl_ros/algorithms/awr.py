@@ -53,7 +53,7 @@ class AdvantageWeightedRegression(Algorithm):
         networks["value"] = self.critic(1, encoder.size)
         past = nn.ModuleDict({"encoder": copy.deepcopy(encoder), "value": copy.deepcopy(networks["value"])})
         networks["past"] = past.requires_grad_(False)
-        self._returns = ColumnOfMemory()
+        self._returns: ColumnOfMemory[np.ndarray] = ColumnOfMemory()
         return networks
 
     def batches(self, memory: ReplayMemory, rows: np.ndarray, rng: np.random.Generator) -> Iterator[Batch]:

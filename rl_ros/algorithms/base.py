@@ -47,6 +47,7 @@ ALGORITHMS: dict[str, str] = {
     "hiql": "rl_ros.algorithms.hiql:HierarchicalIQL",
     "iql": "rl_ros.algorithms.iql:ImplicitQLearning",
     "latent_plans": "rl_ros.algorithms.latent_plans:LatentPlans",
+    "qt_opt": "rl_ros.algorithms.qt_opt:QTOpt",
     "rebrac": "rl_ros.algorithms.rebrac:ReBRAC",
     "rem": "rl_ros.algorithms.rem:RandomEnsembleMixture",
     "rig": "rl_ros.algorithms.rig:ImaginedGoals",

@@ -35,7 +35,7 @@ class CalibratedQLearning(ConservativeQLearning):
 
     def build(self) -> dict[str, nn.Module]:
         """See `ConservativeQLearning.build`."""
-        self._returns = ColumnOfMemory()
+        self._returns: ColumnOfMemory[np.ndarray] = ColumnOfMemory()
         return super().build()
 
     def batches(self, memory: ReplayMemory, rows: np.ndarray, rng: np.random.Generator) -> Iterator[Batch]:

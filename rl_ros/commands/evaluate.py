@@ -2,11 +2,14 @@
 
 import argparse
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 from rl_ros.commands.console import episode_bar, positive, progress, show
 from rl_ros.commands.estimate import run_offline
 from rl_ros.errors import UserError
+from rl_ros.robots.bin import ObjectSet
 from rl_ros.training.bundle import load_bundle
 from rl_ros.training.evaluate import OTHER_LOOK, environment_of, evaluate_in_process, evaluate_pictures
 from rl_ros.training.live import Results, run_episodes
@@ -29,6 +32,10 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
         action="store_true",
         help="where goals are pictures: take them under another light, with the camera moved by 5 degrees",
     )
+    parser.add_argument(
+        "--objects", choices=["train", "held-out"], default="train",
+        help="bin_grasp: what lies in the tray: what policies learn from, or what none has seen (default: %(default)s)",
+    )  # fmt: skip
     parser.add_argument("--episodes", "--goals", type=positive, default=50, help="how many (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=100_000, help="seed of the first episode (default: %(default)s)")
     parser.add_argument(
@@ -61,7 +68,8 @@ def run(options: argparse.Namespace) -> int:
         graph = options.graph or contract.task
         of_policy = Path("runs") / "evaluation" / bundle.resolve().name
         out = options.out or (options.run_directory / "evaluation" if options.run_directory else of_policy)
-        summary = evaluate(bundle, graph, options.episodes, options.seed, out, options.bags).summary()
+        more = {"objects": "held_out"} if options.objects == "held-out" else {}
+        summary = evaluate(bundle, graph, options.episodes, options.seed, out, options.bags, more=more).summary()
         title = f"{bundle} on {graph}, live"
     else:
         with progress() as bar:
@@ -70,11 +78,12 @@ def run(options: argparse.Namespace) -> int:
             def advance(done: int, success: float) -> None:
                 bar.update(task, completed=done, description=f"evaluating, success {success:.2f}")
 
+            objects: ObjectSet = "held_out" if options.objects == "held-out" else "train"
             if options.other_look:
                 pictured = load_bundle(bundle)
                 summary = evaluate_pictures(pictured, options.episodes, options.seed, advance, OTHER_LOOK)
             else:
-                summary = evaluate_in_process(bundle, options.episodes, options.seed, advance)
+                summary = evaluate_in_process(bundle, options.episodes, options.seed, advance, objects)
         title = f"{bundle} in {environment_of(contract)}"
     show(summary, title)
     print(json.dumps(summary))
@@ -82,9 +91,21 @@ def run(options: argparse.Namespace) -> int:
 
 
 def evaluate(
-    bundle: Path, graph: str, episodes: int, seed: int, out: Path, bags: Path | None, title: str = "evaluating"
+    bundle: Path,
+    graph: str,
+    episodes: int,
+    seed: int,
+    out: Path,
+    bags: Path | None,
+    title: str = "evaluating",
+    more: Mapping[str, str] = MappingProxyType({}),
 ) -> Results:
-    """Run a policy in live episodes."""
-    arguments = {"policy": str(bundle.resolve()), "seed": str(seed), "bags": str(bags.resolve()) if bags else ""}
+    """Run a policy in live episodes; `more` are further arguments of the graph."""
+    arguments = {
+        "policy": str(bundle.resolve()),
+        "seed": str(seed),
+        "bags": str(bags.resolve()) if bags else "",
+        **more,
+    }
     with episode_bar(title, episodes) as advance:
         return run_episodes(graph, arguments, episodes, out, advance)

@@ -8,6 +8,7 @@ import numpy as np
 from rl_ros.commands.console import show
 from rl_ros.commands.train import add_reading, load_dataset
 from rl_ros.episodes.relabel import Judge, judge_again, write_layer
+from rl_ros.errors import UserError
 from rl_ros.tasks.task import Task, make_task
 
 
@@ -28,6 +29,8 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
 def run(options: argparse.Namespace) -> int:
     """Run the command."""
     task = make_task(options.task)
+    if task.routine() is not None:
+        raise UserError(f"--task {task.name}: it judges an episode by all that was seen in it, not tick by tick.")
     _, dataset = load_dataset(options)
     layer = judge_again(dataset, judge_of(task))
     directory = write_layer(dataset, task.name, layer)

@@ -250,7 +250,7 @@ def _segments(bag: Bag, contract: Contract, cuts: Cuts) -> list[Segment]:
         if first is None:
             raise UserError(f"{bag.path}: no message on {reference}, so there is no time to count from.")
         return _between([(first + round(second * 1e9), True) for second in sorted(cuts.seconds)])
-    if not bag.metadata and (bag.listed is None or EVENTS in bag.listed):
+    if "start" not in bag.metadata and (bag.listed is None or EVENTS in bag.listed):
         events = [status_of(m.cdr) for m in bag.read((EVENTS,)) if m.type == "diagnostic_msgs/msg/DiagnosticArray"]
         ends = {event.values.get("episode"): event for event in events if event.name == "end"}
         segments = []

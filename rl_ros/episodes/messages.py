@@ -473,6 +473,7 @@ _VECTORS = {
     "pose.orientation": (24, 4),
     "twist.linear": (0, 3),
     "twist.angular": (24, 3),
+    "twist.angular.z": (40, 1),
     "wrench.force": (0, 3),
     "wrench.torque": (24, 3),
 }
@@ -556,8 +557,9 @@ def action_cdrs(contract: Contract, stamp: int, action: np.ndarray) -> dict[str,
         if first.type == "geometry_msgs/msg/TwistStamped":
             fields = {channel.field: parts[name] for name, channel in channels.items()}
             still = np.zeros(3)
+            about_z = np.array([0.0, 0.0, *fields.get("twist.angular.z", still[:1])])
             topics[topic] = twist_cdr(
-                stamp, contract.frame, fields.get("twist.linear", still), fields.get("twist.angular", still)
+                stamp, contract.frame, fields.get("twist.linear", still), fields.get("twist.angular", about_z)
             )
         else:
             names = [name for channel in channels.values() for name in channel.names]

@@ -5,11 +5,11 @@ from rl_ros.errors import UserError
 from rl_ros.nodes.base import Node, steady
 from rl_ros.resources import share_file
 from rl_ros.robots.arm import Arm
-from rl_ros.robots.pybullet_arm import PyBulletArm, Scene
+from rl_ros.robots.bin import make_world, object_names, objects_state
 
 CAMERA = "camera/image_raw"
-OBJECTS = ("object/pose", "object_2/pose")
-"""Where the first objects of a scene are."""
+OBJECT_POSES, OBJECTS = ("object/pose", "object_2/pose"), "objects/state"
+"""Where the first objects of a scene are, and all that lie in a tray."""
 CAMERA_FRAME = "camera_optical_frame"
 EARLY = 0.1
 """Share of a state period that a timer may fire before the period is over."""
@@ -27,12 +27,14 @@ class ArmSim(Node):
         if self.settings["arm"] != "panda":
             raise UserError(f"node arm_sim: arm: only the panda is simulated here, got '{self.settings['arm']}'.")
         self.arm = Arm()
-        keys = self.contract.observation
-        scene = Scene.load(share_file(f"sim/scenes/{self.settings['scene']}.yaml"))
-        cameras = [key for key in (*keys.values(), *self.contract.auxiliary.values()) if key.topic == f"/{CAMERA}"]
-        if cameras:
-            scene = scene.seen_at(*cameras[0].shape[:2])
-        self.world = PyBulletArm(scene, self.arm, self.settings["physics_rate"], self.settings["randomise"])
+        self.world = make_world(
+            share_file(f"sim/scenes/{self.settings['scene']}.yaml"),
+            self.arm,
+            self.settings["physics_rate"],
+            self.contract,
+            objects=self.settings["objects"],
+            randomise=self.settings["randomise"],
+        )
         self.lockstep = self.settings["lockstep"]
         self.world_began = self.contract.period_ns
         """Stamp of the moment the world was last reset, nanoseconds."""
@@ -148,8 +150,12 @@ class ArmSim(Node):
         }
         if "tool/twist" in self.named:
             sent["tool/twist"] = messages.twist_cdr(stamp, frame, *self.world.tool_twist())
-        for topic, pose in zip(OBJECTS, self.world.object_poses().values(), strict=False):
-            sent[topic] = messages.pose_cdr(stamp, frame, *pose)
+        if OBJECTS in self.named:
+            names, state = object_names(self.world), objects_state(self.world)
+            sent[OBJECTS] = messages.joint_state_cdr(stamp, names, state)
+        else:
+            for topic, pose in zip(OBJECT_POSES, self.world.object_poses().values(), strict=False):
+                sent[topic] = messages.pose_cdr(stamp, frame, *pose)
         if "object/twist" in self.named:
             first = next(iter(self.world.object_twists().values()))
             sent["object/twist"] = messages.twist_cdr(stamp, frame, *first)

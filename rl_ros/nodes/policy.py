@@ -14,7 +14,7 @@ from rl_ros.episodes.trace import Trace
 from rl_ros.errors import UserError
 from rl_ros.nodes.base import REPORT_SECONDS, Node, steady
 from rl_ros.tasks.task import make_task
-from rl_ros.training.acting import Actor, BundleActor, ExpertActor, ExploringActor
+from rl_ros.training.acting import Actor, BundleActor, CheckedActor, ExpertActor, ExploringActor
 
 SILENT_PERIODS = 2.0
 """Control periods without a tick in a running episode before the node says which topics are silent."""
@@ -113,8 +113,10 @@ class Policy(Node, LifecycleNodeMixin):
             actor = learned
         else:
             actor = ExpertActor(make_task(self.contract.task).expert(self.settings["expert_noise"]))
-        share = self.settings["exploration"]
-        return ExploringActor(actor, self.contract, share) if share else actor
+        if share := self.settings["exploration"]:
+            actor = ExploringActor(actor, self.contract, share)
+        routine = make_task(self.contract.task).routine()
+        return actor if routine is None else CheckedActor(actor, routine)
 
     def hear(self, topic: str, cdr: bytes) -> None:
         """A message of an observation or a goal; latents of another image encoder than the policy's are not taken."""

@@ -38,7 +38,7 @@ class Reward(Node):
             goal, self.goal = self.goal, tick.values["desired_goal"]
             judgement = self.task.judge(tick.values, self.goal if goal is None else goal)
             steps = round((tick.stamp - self.start) / self.contract.period_ns)
-            terminated = judgement.success and self.task.ends_with_success
+            terminated = judgement.over or (judgement.success and self.task.ends_with_success)
             flags = {
                 "reward": judgement.reward,
                 "success": float(judgement.success),
@@ -58,6 +58,7 @@ class Reward(Node):
             self.get_ready(int(event.values["episode"]))
         elif event.name == "start":
             self.start, self.goal = event.stamp, None
+            self.task.begin()
             self.judge(self.gate.begin(event.stamp))
 
     def close(self) -> None:

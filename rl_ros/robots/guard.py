@@ -30,6 +30,8 @@ class Motion:
     gripper: Vector
     joint_velocity: Vector = field(default_factory=lambda: np.zeros(0))
     """rad/s over the next control period, once inverse kinematics has found it."""
+    yaw_velocity: float = 0.0
+    """Of the tool about the vertical, rad/s."""
     error: float = 0.0
     """What inverse kinematics missed the target by."""
     codes: list[Code] = field(default_factory=list)
@@ -123,12 +125,13 @@ class Guard:
             self.last = None
         position, rotation = self.arm.forward(request.measured)
         velocity, gripper = np.asarray(request.velocity, np.float64), np.asarray(request.gripper, np.float64)
-        motion = Motion(request, position, velocity, gripper)
+        motion = Motion(request, position, velocity, gripper, yaw_velocity=float(request.yaw_velocity))
         for check in self.before:
             if rejection := check.judge(self, motion):
                 return self._reject(request, *rejection)
         target = position + motion.velocity * self.period
-        wanted, motion.error = self.arm.inverse(request.measured, target, self.arm.down(_yaw(rotation)))
+        yaw = _yaw(rotation) + motion.yaw_velocity * self.period
+        wanted, motion.error = self.arm.inverse(request.measured, target, self.arm.down(yaw))
         motion.joint_velocity = (wanted - request.measured) / self.period
         for check in self.after:
             if rejection := check.judge(self, motion):
@@ -199,9 +202,12 @@ class Guard:
 
 def _finite(guard: Guard, motion: Motion) -> Rejection | None:
     # NaN passes every comparison and clamp below, so this comes first.
-    if _all_finite(motion.velocity) and _all_finite(motion.gripper):
+    if _all_finite(motion.velocity) and _all_finite(motion.gripper) and math.isfinite(motion.yaw_velocity):
         return None
-    return Code.NOT_FINITE, f"velocity {motion.velocity.tolist()}, gripper {motion.gripper.tolist()}"
+    return Code.NOT_FINITE, (
+        f"velocity {motion.velocity.tolist()}, about the vertical {motion.yaw_velocity}, "
+        f"gripper {motion.gripper.tolist()}"
+    )
 
 
 def _size(guard: Guard, motion: Motion) -> Rejection | None:
@@ -234,9 +240,11 @@ def _goal(guard: Guard, motion: Motion) -> Rejection | None:
 def _speed(guard: Guard, motion: Motion) -> None:
     most = guard.limits.speed
     # A rounding error above the limit is no reason to report a limit.
-    if _largest(motion.velocity) > most * (1 + 1e-6):
+    turn = guard.limits.yaw_speed
+    if _largest(motion.velocity) > most * (1 + 1e-6) or abs(motion.yaw_velocity) > turn * (1 + 1e-6):
         motion.codes.append(Code.SPEED_LIMITED)
     motion.velocity = _clip(motion.velocity, -most, most)
+    motion.yaw_velocity = min(max(motion.yaw_velocity, -turn), turn)
 
 
 def _ramp(guard: Guard, motion: Motion) -> None:
@@ -245,6 +253,8 @@ def _ramp(guard: Guard, motion: Motion) -> None:
     if share < 1.0 and _largest(motion.velocity) > most * (1 + 1e-6):
         motion.codes.append(Code.RAMP_LIMITED)
         motion.velocity = _clip(motion.velocity, -most, most)
+    turn = guard.limits.yaw_speed * share
+    motion.yaw_velocity = min(max(motion.yaw_velocity, -turn), turn)
 
 
 def _workspace(guard: Guard, motion: Motion) -> None:

@@ -643,6 +643,13 @@ class _View:
         self.rotation = np.stack((right, np.cross(forward, right), forward), axis=1)
 
 
+def projection_of(camera: Camera) -> NDArray[np.float64]:
+    """3 x 4: homogeneous positions, m, to homogeneous pixels, whose centres are at whole numbers."""
+    view = _View(camera)
+    turned = view.rotation.T
+    return view.camera_matrix @ np.column_stack([turned, -turned @ view.position])
+
+
 def _draw_looks(scene: Scene, generator: np.random.Generator) -> Scene:
     """The scene with sizes, colours, light and camera changed within its randomisation ranges."""
     limits = scene.randomisation

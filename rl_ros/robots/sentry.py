@@ -295,6 +295,7 @@ class Sentry:
                 tick.values.get("desired_goal"),
                 measured,
                 waited,
+                float(tick.values.get("yaw_velocity", np.zeros(1))[0]),
             )
         )
 

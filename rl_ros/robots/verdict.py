@@ -89,6 +89,8 @@ class Limits:
     """m that links which are no neighbours keep from each other."""
     ramp: float
     """s from a start to full speed; 0 begins with it."""
+    yaw_speed: float = 2.5
+    """rad/s, of the tool about the vertical."""
     reach_error: float = 0.01
     """m and rad together that inverse kinematics may miss by."""
 
@@ -140,6 +142,8 @@ class Request:
     """Joint positions (N,) rad of the newest joint state, to hold; None where that is the one measured."""
     waited: float = 0.0
     """s on a steady clock since the action came."""
+    yaw_velocity: float = 0.0
+    """Of the tool about the vertical, rad/s; 0 keeps its heading."""
 
 
 @dataclass(frozen=True)

@@ -5,9 +5,9 @@ each also as `…Image-v0` and `…ImageGoal-v0`; and `rl_ros/VisualReach-v0` an
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from functools import cache
-from typing import Any, Literal, SupportsFloat
+from typing import Any, ClassVar, Literal, SupportsFloat
 
 import gymnasium
 import numpy as np
@@ -18,9 +18,11 @@ from rl_ros.errors import UserError
 from rl_ros.graph import load_graph, node_specs, resolve
 from rl_ros.resources import share_file
 from rl_ros.robots.arm import Arm
+from rl_ros.robots.bin import ObjectSet, make_world, object_names, objects_state
 from rl_ros.robots.guard import CHECKS as GUARD_CHECKS
-from rl_ros.robots.guard import Guard, Limits, Request
-from rl_ros.robots.pybullet_arm import Camera, Light, PyBulletArm, Scene
+from rl_ros.robots.guard import Command, Guard, Limits, Request
+from rl_ros.robots.pybullet_arm import Camera, Light, PyBulletArm
+from rl_ros.tasks.bin_grasp import BinGrasp
 from rl_ros.tasks.goals import GoalTask
 from rl_ros.tasks.task import make_task
 
@@ -59,6 +61,7 @@ TOPICS: dict[str, Callable[[PyBulletArm], Mapping[str, np.ndarray]]] = {
     "/object/twist": lambda world: _named(
         ("twist.linear", "twist.angular"), next(iter(world.object_twists().values()))
     ),
+    "/objects/state": lambda world: {"position": objects_state(world)},
 }
 """What arm_sim publishes, by topic: the fields that a contract may name."""
 
@@ -94,6 +97,7 @@ class ArmEnvironment(gymnasium.Env[Observation, np.ndarray]):
     """
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 20}  # noqa: RUF012
+    checks: ClassVar[Collection[str]] = CHECKS
 
     def __init__(
         self,
@@ -112,36 +116,13 @@ class ArmEnvironment(gymnasium.Env[Observation, np.ndarray]):
         self.task.reward = reward
         self.variant, self.render_mode, self.terminate_on_success = variant, render_mode, terminate_on_success
         self.contract = _contract(task, variant, camera)
-        self.guard, self._opening = _guard(self.contract, task)
-        rate = float(node_specs()["arm_sim"].parameters["physics_rate"].default)
-        self.world = PyBulletArm(
-            _seen_at(Scene.load(share_file(f"sim/scenes/{task}.yaml")), self.contract),
-            self.guard.arm,
-            physics_rate or rate,
-        )
-        keys = self.contract.observation | self.contract.auxiliary
-        joints = self.guard.arm.joint_names + self.guard.arm.finger_joint_names
-        self._topics = {key.topic: TOPICS[key.topic] for key in keys.values()}
-        self._keys = {name: (key, _index(key, joints)) for name, key in keys.items()}
-        self.values: Observation = {}
-        """Every observation and auxiliary value of this moment by contract key, as a tick of the live graph has it."""
-        self.desired_goal = np.zeros(0, np.float32)
-        self.goal_position = np.zeros(3, np.float32)
-        """The desired goal as a position, m."""
+        self._set_up(physics_rate)
         self.goal_values: Observation = {}
         """What there is to see where the goal is reached; only where goals are images."""
         self.pictured_by: tuple[Camera, Light] | None = None
         """Another camera and light than the scene's, that pictures of goals are taken by."""
-        self._gripper = 0.0
-        self._low, self._high = self.contract.action_low, self.contract.action_high
-        self.slices: dict[str, slice] = {}
-        """Where in `observation` each contract key is."""
-        start = 0
-        for name, key in self.contract.observation.items():
-            if key.type not in IMAGES:
-                self.slices[name] = slice(start, start := start + int(np.prod(key.shape)))
-        self.action_space = spaces.Box(-1.0, 1.0, self._low.shape, np.float32)
-        vector = spaces.Box(-np.inf, np.inf, (start,), np.float32)
+        size = sum(part.stop - part.start for part in self.slices.values())
+        vector = spaces.Box(-np.inf, np.inf, (size,), np.float32)
         goal_space = _space(self.contract.goal.desired_goal)
         parts: dict[str, spaces.Space[Any]] = {
             "observation": vector,
@@ -151,6 +132,40 @@ class ArmEnvironment(gymnasium.Env[Observation, np.ndarray]):
         if variant == "image":
             parts["image"] = _space(self.contract.observation["image"])
         self.observation_space = spaces.Dict(parts)  # type: ignore[assignment] # its values are arrays
+
+    def _set_up(self, physics_rate: float | None, objects: ObjectSet = "train") -> None:
+        """The guard, the world, and where in it what the contract names is found."""
+        self.guard, self.opening = _guard(self.contract, self.checks)
+        rate = float(node_specs()["arm_sim"].parameters["physics_rate"].default)
+        scene = share_file(f"sim/scenes/{self.contract.task}.yaml")
+        self.world = make_world(scene, self.guard.arm, physics_rate or rate, self.contract, objects=objects)
+        self.object_names = object_names(self.world)
+        """Of the numbers of /objects/state."""
+        keys = self.contract.observation | self.contract.auxiliary
+        names = {
+            "/joint_states": self.guard.arm.joint_names + self.guard.arm.finger_joint_names,
+            "/objects/state": self.object_names,
+        }
+        self._topics = {key.topic: TOPICS[key.topic] for key in keys.values()}
+        self._keys = {name: (key, _index(key, names.get(key.topic, ()))) for name, key in keys.items()}
+        self.seen: dict[str, Mapping[str, np.ndarray]] = {}
+        """Every topic that the contract names, as it is this moment: its fields."""
+        self.values: Observation = {}
+        """Every observation and auxiliary value of this moment by contract key, as a tick of the live graph has it."""
+        self.desired_goal = np.zeros(0, np.float32)
+        self.goal_position = np.zeros(3, np.float32)
+        """The desired goal as a position, m."""
+        self.command: Command | None = None
+        """What the guard made of the last action."""
+        self._gripper = 0.0
+        self._low, self._high = self.contract.action_low, self.contract.action_high
+        self.slices: dict[str, slice] = {}
+        """Where in `observation` each contract key is."""
+        start = 0
+        for name, key in self.contract.observation.items():
+            if key.type not in IMAGES:
+                self.slices[name] = slice(start, start := start + int(np.prod(key.shape)))
+        self.action_space = spaces.Box(-1.0, 1.0, self._low.shape, np.float32)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Observation, Any]:
         """Begin the episode of this seed, or of one drawn from the last seed; `options` change nothing."""
@@ -168,7 +183,7 @@ class ArmEnvironment(gymnasium.Env[Observation, np.ndarray]):
             self.desired_goal = self.task.goal_vector(self.goal_position)
         self.world.reset(episode)
         self.guard.restart()
-        self._gripper = self.world.scene.start.gripper / self._opening
+        self._gripper = self.world.scene.start.gripper / self.opening
         self._look()
         return self._observation(), self._info()
 
@@ -183,6 +198,13 @@ class ArmEnvironment(gymnasium.Env[Observation, np.ndarray]):
 
         What there is to see then is in `values` and `desired_goal`.
         """
+        self._move(action)
+        info = self._info()
+        reward = float(self.compute_reward(self.achieved_goal, self.desired_goal, info))
+        return reward, self.terminate_on_success and info["is_success"], info
+
+    def _move(self, action: np.ndarray) -> None:
+        """One control period, and a look at what there is then."""
         parts = self.contract.split_action(action)
         stamp = round(self.world.time * 1e9)
         command = self.guard.command(
@@ -193,16 +215,14 @@ class ArmEnvironment(gymnasium.Env[Observation, np.ndarray]):
                 measured=self.world.joint_positions()[:7],
                 measured_stamp=stamp,
                 held_gripper=self._gripper,
+                yaw_velocity=float(parts["yaw_velocity"][0]) if "yaw_velocity" in parts else 0.0,
             )
         )
-        self._gripper = command.gripper
+        self.command, self._gripper = command, command.gripper
         self.world.set_arm_target(command.positions, self.contract.period)
-        self.world.set_gripper_target(command.gripper * self._opening)
+        self.world.set_gripper_target(command.gripper * self.opening)
         self.world.advance(self.contract.period)
         self._look()
-        info = self._info()
-        reward = float(self.compute_reward(self.achieved_goal, self.desired_goal, info))
-        return reward, self.terminate_on_success and info["is_success"], info
 
     def compute_reward(self, achieved_goal: np.ndarray, desired_goal: np.ndarray, info: Any) -> np.ndarray:
         """What achieving one goal is worth where another was desired, float32 (...).
@@ -231,6 +251,7 @@ class ArmEnvironment(gymnasium.Env[Observation, np.ndarray]):
     def _look(self) -> None:
         # One look at each topic, as one message brings all its fields.
         seen = {topic: look(self.world) for topic, look in self._topics.items()}
+        self.seen = seen
         self.values = {
             name: seen[key.topic][key.field][index].astype(key.dtype) for name, (key, index) in self._keys.items()
         }
@@ -247,6 +268,61 @@ class ArmEnvironment(gymnasium.Env[Observation, np.ndarray]):
 
     def _info(self) -> dict[str, Any]:
         return {"is_success": bool(self.task.reached(self.values[self.task.achieved_goal], self.goal_position))}
+
+
+class BinEnvironment(ArmEnvironment):
+    """Grasping out of a tray: as `ArmEnvironment`, without goals.
+
+    `image` is what the camera sees, `observation` the other observation keys. The check of a grasp is a part of the
+    episode and made of actions; `rl_ros.tasks.bin_grasp.GraspRoutine` gives them.
+
+    Args:
+        objects: `train` or `held_out`.
+        physics_rate: physics steps a simulated second, as arm_sim's.
+        render_mode: `rgb_array` or None.
+    """
+
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 5}  # noqa: RUF012
+    checks: ClassVar[Collection[str]] = [check.name for check in GUARD_CHECKS]
+    """All of them: with so few ticks a second they cost nothing, and an episode is the live graph's to the bit."""
+
+    def __init__(
+        self, objects: ObjectSet = "train", physics_rate: float | None = None, render_mode: str | None = None
+    ) -> None:
+        self.judge, self.variant, self.render_mode = BinGrasp(), "image", render_mode
+        self.contract = Contract.load(self.judge.name)
+        self._set_up(physics_rate, objects)
+        size = sum(part.stop - part.start for part in self.slices.values())
+        self.observation_space = spaces.Dict(  # type: ignore[assignment] # its values are arrays
+            {
+                "observation": spaces.Box(-np.inf, np.inf, (size,), np.float32),
+                "image": _space(self.contract.observation["image"]),
+            }
+        )
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Observation, Any]:
+        """Begin the episode of this seed, or of one drawn from the last seed; `options` change nothing."""
+        gymnasium.Env.reset(self, seed=seed)
+        episode = int(self.np_random.integers(2**31)) if seed is None else seed
+        self.desired_goal = self.judge.goal_vector(self.judge.goal_pose(episode))
+        self.world.reset(episode)
+        self.guard.restart()
+        self.judge.begin()
+        self._gripper = self.world.scene.start.gripper / self.opening
+        self._look()
+        return self._observation(), {"is_success": False}
+
+    def act(self, action: np.ndarray) -> tuple[float, bool, dict[str, Any]]:
+        """See `ArmEnvironment.act`."""
+        self._move(action)
+        judgement = self.judge.judge(self.values, self.desired_goal)
+        return judgement.reward, judgement.over, {"is_success": judgement.success}
+
+    def _observation(self) -> Observation:
+        return {
+            "observation": np.concatenate([self.values[name] for name in self.slices]),
+            "image": self.values["image"].copy(),
+        }
 
 
 class ContractEnvironment:
@@ -386,15 +462,9 @@ def _space(key: Key) -> spaces.Box:
     return spaces.Box(-np.inf, np.inf, key.shape, np.float32)
 
 
-def _index(key: Key, joints: tuple[str, ...]) -> slice | list[int]:
-    """Which entries of a topic's field a contract key holds."""
-    return [joints.index(name) for name in key.names] if key.names else slice(None)
-
-
-def _seen_at(scene: Scene, contract: Contract) -> Scene:
-    """The scene with as many pixels as the contract has."""
-    image = contract.observation.get("image")
-    return scene if image is None else scene.seen_at(*image.shape[:2])
+def _index(key: Key, known: tuple[str, ...]) -> slice | list[int]:
+    """Which entries of a topic's field a contract key holds, of those of a named vector."""
+    return [known.index(name) for name in key.names] if key.names else slice(None)
 
 
 def _contract(task: str, variant: Variant, size: tuple[int, int] | None) -> Contract:
@@ -419,11 +489,11 @@ def _arm() -> Arm:
     return Arm()
 
 
-def _guard(contract: Contract, task: str) -> tuple[Guard, float]:
+def _guard(contract: Contract, checks: Collection[str] = CHECKS) -> tuple[Guard, float]:
     """The guard as arm_guard makes it, and m of each finger when the hand is fully open."""
     defaults = {name: spec.default for name, spec in node_specs()["arm_guard"].parameters.items()}
-    if task in VISUAL_TASKS.values():  # whose graphs keep the hand where the camera sees it
-        [given] = [node for node in resolve(load_graph(task), {}).nodes if node.name == "arm_guard"]
+    if contract.task in VISUAL_TASKS.values():  # whose graphs keep the hand where the camera sees it
+        [given] = [node for node in resolve(load_graph(contract.task), {}).nodes if node.name == "arm_guard"]
         defaults |= {name: given.parameters[name] for name in ("workspace_low", "workspace_high")}
     limits = {field.name: defaults[field.name] for field in dataclasses.fields(Limits) if field.name in defaults}
     limits["speed"] = max(float(limits["speed"]), max(contract.action["linear_velocity"].high))
@@ -432,7 +502,7 @@ def _guard(contract: Contract, task: str) -> tuple[Guard, float]:
         _arm(),
         Limits(**limits),
         contract.period,
-        disabled=[check.name for check in GUARD_CHECKS if check.name not in CHECKS],
+        disabled=[check.name for check in GUARD_CHECKS if check.name not in checks],
     )
     return guard, _arm().robot.gripper.open
 
@@ -452,3 +522,8 @@ for _name, _task in VISUAL_TASKS.items():
         max_episode_steps=EPISODE_LENGTH,
         kwargs={"task": _task, "variant": "image_goal"},
     )
+gymnasium.register(
+    "rl_ros/BinGrasp-v0",
+    entry_point="rl_ros.tasks.env:BinEnvironment",
+    max_episode_steps=Contract.load("bin_grasp").episode_length,
+)

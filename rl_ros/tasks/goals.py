@@ -52,6 +52,12 @@ class GoalTask(ABC):
     def __init__(self, reward: Literal["sparse", "dense"] = "sparse") -> None:
         self.reward = reward
 
+    def begin(self) -> None:  # noqa: B027 (a judgement depends on one moment alone)
+        """See `Task.begin`."""
+
+    def routine(self) -> None:  # noqa: B027 (the whole episode is the policy's)
+        """See `Task.routine`."""
+
     def goal_pose(self, seed: int) -> np.ndarray:
         """The desired goal of the episode with this seed, float64 (3,) m."""
         # A stream of its own: the simulation draws its objects from the same seed.

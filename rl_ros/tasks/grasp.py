@@ -18,6 +18,12 @@ class Grasp:
     name: ClassVar[str] = "grasp"
     ends_with_success: ClassVar[bool] = True
 
+    def begin(self) -> None:
+        """Nothing to do: a judgement depends on one moment alone."""
+
+    def routine(self) -> None:
+        """None: the whole episode is the policy's."""
+
     def goal_pose(self, seed: int) -> np.ndarray:
         """Straight above the table's middle, at the height that counts as lifted, for every seed."""
         return np.array([0.5, 0.0, LIFT_HEIGHT])

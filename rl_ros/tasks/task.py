@@ -1,6 +1,6 @@
 """What a task is: goals, judgement, and a scripted expert."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
@@ -18,6 +18,8 @@ class Judgement:
 
     reward: float
     success: bool
+    over: bool = False
+    """Whether the episode ends with this, whatever came of it."""
 
 
 class Expert(Protocol):
@@ -30,12 +32,28 @@ class Expert(Protocol):
         """The action, float32 (A,), in the units of the contract."""
 
 
+class Routine(Protocol):
+    """Stands between whoever chooses actions and the arm, for a part of the episode that is the same for all."""
+
+    def begin(self) -> None:
+        """An episode begins."""
+
+    def act(self, values: Values, choose: Callable[[], np.ndarray]) -> np.ndarray:
+        """The action, float32 (A,), in the units of the contract; `choose` asks for that of the policy."""
+
+
 class Task(Protocol):
     """A task. Its data are those of the contract that names it."""
 
     name: ClassVar[str]
     ends_with_success: ClassVar[bool]
     """Whether success terminates an episode; else it goes on to be truncated, and success can be lost again."""
+
+    def begin(self) -> None:
+        """An episode begins; for tasks whose judgement depends on what was seen before in it."""
+
+    def routine(self) -> Routine | None:
+        """What stands between a policy and the arm; None where nothing does."""
 
     def goal_pose(self, seed: int) -> np.ndarray:
         """The desired goal of the episode with this seed, as a position, float64 (3,) m."""
@@ -56,6 +74,7 @@ def make_task(name: str) -> Task:
     Raises:
         UserError: there is none.
     """
+    from rl_ros.tasks.bin_grasp import BinGrasp
     from rl_ros.tasks.grasp import Grasp
     from rl_ros.tasks.pick_and_place import PickAndPlace
     from rl_ros.tasks.push import Push
@@ -65,6 +84,7 @@ def make_task(name: str) -> Task:
 
     known: tuple[type[Task], ...] = (
         Grasp,
+        BinGrasp,
         Reach,
         Push,
         Slide,

@@ -10,7 +10,7 @@ from rl_ros.contract import Contract
 from rl_ros.episodes.assemble import Tick
 from rl_ros.errors import UserError
 from rl_ros.networks.image_encoder import frame_of
-from rl_ros.tasks.task import Expert
+from rl_ros.tasks.task import Expert, Routine
 from rl_ros.training.bundle import load_bundle
 
 WARM_UP = 3
@@ -100,6 +100,23 @@ class BundleActor:
         """The policy's answer."""
         observation = {key: tick.values[key] for key in self._keys}
         return self.policy.act(observation, tick.values["desired_goal"])
+
+
+class CheckedActor:
+    """Acts as another does until the task's routine takes over, such as to check what was grasped."""
+
+    def __init__(self, actor: Actor, routine: Routine) -> None:
+        self.actor, self.routine, self.privileged = actor, routine, actor.privileged
+        self.name, self.frame = actor.name, actor.frame
+
+    def reset(self, seed: int) -> None:
+        """Begin both."""
+        self.actor.reset(seed)
+        self.routine.begin()
+
+    def act(self, tick: Tick) -> np.ndarray:
+        """The routine's answer, which asks the actor for its own as long as that counts."""
+        return self.routine.act(tick.values, lambda: self.actor.act(tick))
 
 
 class ExploringActor:

@@ -11,6 +11,7 @@ from rl_ros.contract import Contract
 from rl_ros.episodes.memory import Episode
 from rl_ros.episodes.statistics import success_figures
 from rl_ros.errors import UserError
+from rl_ros.robots.bin import ObjectSet
 from rl_ros.training.bundle import Bundle, load_bundle
 
 if TYPE_CHECKING:
@@ -29,6 +30,8 @@ def environment_of(contract: Contract) -> str | None:
     for name, task in VISUAL_TASKS.items():
         if contract.name == task:
             return f"rl_ros/{name}-v0"
+    if contract.name == "bin_grasp":
+        return "rl_ros/BinGrasp-v0"
     for name, task in TASKS.items():
         for suffix, variant in VARIANTS.items():
             if contract.name == (task if variant == "state" else f"{task}_{variant}"):
@@ -37,7 +40,11 @@ def environment_of(contract: Contract) -> str | None:
 
 
 def evaluate_in_process(
-    directory: Path, episodes: int, seed: int, progress: Callable[[int, float], None] = lambda done, success: None
+    directory: Path,
+    episodes: int,
+    seed: int,
+    progress: Callable[[int, float], None] = lambda done, success: None,
+    objects: ObjectSet = "train",
 ) -> dict[str, Any]:
     """Run a policy bundle as the robot would, one episode for each seed from `seed` on.
 
@@ -46,9 +53,11 @@ def evaluate_in_process(
         episodes: how many.
         seed: of the first episode; as on the live graph it says where everything is.
         progress: called with the number of episodes so far and the share that succeeded.
+        objects: of bin grasping: those that policies learn from, or those held out.
 
     Returns:
-        `episodes`, `success` (at the last tick of an episode), `success_95` and `mean_return`.
+        `episodes`, `success` (at the last tick of an episode), `success_95` and `mean_return`; for bin grasping what
+        `evaluate_grasps` returns.
 
     Raises:
         UserError: there is no such bundle, or no environment of its contract.
@@ -59,6 +68,10 @@ def evaluate_in_process(
     bundle = load_bundle(directory)
     if bundle.contract.goal.image:
         return evaluate_pictures(bundle, episodes, seed, progress)
+    if bundle.contract.task == "bin_grasp":
+        from rl_ros.training.grasping import evaluate_grasps
+
+        return evaluate_grasps(bundle, objects, episodes, seed, progress)
     name = environment_of(bundle.contract)
     if name is None:
         raise UserError(f"{directory}: contract {bundle.contract.name} has no environment; evaluate it with --live.")

@@ -1,0 +1,335 @@
+"""QT-Opt: Q-learning on pictures, without an actor.
+
+Kalashnikov et al. 2018, "QT-Opt: Scalable Deep Reinforcement Learning for Vision-Based Robotic Manipulation"
+(1806.10293).
+
+1. Q(s, a) is a probability, learned by cross entropy: that the grasp will succeed, less what time costs.
+2. What to do is the action with the largest Q, found by the cross-entropy method: draw 64 actions, fit a Gaussian to
+   the best 6, draw again.
+3. The target is r + γ min(Q1, Q2)(s', a*), where a* is what Q1 would do; Q1 follows the weights slowly, and Q2 is an
+   older copy of them.
+
+Quillen et al. 2018 (1802.10264) compare it with two simpler targets, which are here as well: the discounted sum of the
+rewards that were seen, and whether the episode succeeded.
+
+An episode of bin grasping goes on after the policy has said `terminate`, with the check of the grasp; `decisions` makes
+of it what the policy decided, and what came of it.
+"""
+
+import copy
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import ClassVar, Literal, NamedTuple, cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from rl_ros.algorithms.actor_critic import ColumnOfMemory
+from rl_ros.algorithms.base import Algorithm, Config, Transitions
+from rl_ros.contract import Contract
+from rl_ros.episodes.memory import Batch, ReplayMemory
+from rl_ros.networks.grasp_q import GraspQ, Scene, SceneEncoder
+from rl_ros.networks.layers import Normalisation, move_towards
+from rl_ros.networks.policies import ActionLayout
+
+PROJECTION = (
+    -86.9139, 92.6759, -23.5594, 72.011,
+    60.5909, 40.3939, -106.747, 2.41794,
+    -0.552308, -0.368205, -0.747917, 1.18263,
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class QTOptConfig(Config):
+    """Settings of QT-Opt; those of the search are the paper's."""
+
+    learning_rate: float = 1e-3
+    weight_decay: float = 1e-4
+    batch_size: int = 64
+    average_rate: float = 0.002
+    hidden_size: int = 64
+    image_features: int = 24
+    """Features of a cell of the picture's map."""
+    image_shift: int = 0
+    auxiliary_weight: float = 0.3
+    """Of the loss that asks the picture's features where the contract's `objects_position` are."""
+    targets: Literal["bellman", "monte_carlo", "supervised"] = "bellman"
+    """What Q learns: the paper's, or one of Quillen's."""
+    discount: float = 0.9
+    """γ: what a reward one tick later is worth."""
+    at_least_seen: bool = True
+    """Whether a target is at least the return that was seen from there on: what happened can be had again (He et al.
+    2017, 1611.01606)."""
+    target_rate: float = 0.01
+    """Share of the way that the first target moves at each update."""
+    lag: int = 1000
+    """Updates between two copies to the second target."""
+    samples: int = 64
+    """Actions that the search draws in each iteration."""
+    elites: int = 6
+    iterations: int = 2
+    least_std: float = 0.1
+    """Floor of the search's standard deviation, where half of an action's range is 1."""
+    projection: tuple[float, ...] = PROJECTION
+    """Of the camera, 3 x 4 row by row: homogeneous positions, m, to homogeneous pixels. The default is the camera of
+    sim/scenes/bin_grasp.yaml; `rl_ros.robots.pybullet_arm.projection_of` computes it."""
+
+
+class QPolicy(nn.Module):
+    """Acts by the largest Q. Raw observations go in, contract units come out.
+
+    Its search draws the same numbers each time, so that the same observation gives the same action.
+    """
+
+    def __init__(self, contract: Contract, config: QTOptConfig) -> None:
+        super().__init__()
+        self.encoder = SceneEncoder(contract, config.image_features)
+        self.layout = ActionLayout(contract)
+        self.q = GraspQ(contract, self.encoder, config.projection, config.hidden_size, config.hidden_layers)
+        self.search = CrossEntropyMethod(self.q, config)
+
+    def forward(self, observation: Mapping[str, Tensor], desired_goal: Tensor) -> Tensor:
+        """The action to take, float32 (batch, A) in the contract's units and within its limits."""
+        scene = self.encoder.scene(self.encoder(observation, desired_goal))
+        return self.layout.unscale(self.search(self.q, scene)[0])
+
+
+class CrossEntropyMethod(nn.Module):
+    """argmax_a Q(s, a) for many states at once (1806.10293, section 4.2; Rubinstein and Kroese 2004).
+
+    Continuous entries are drawn from a Gaussian and clipped to their limits, discrete ones from a Bernoulli. The
+    deviation has a floor, and so has the probability of either limit, so that no iteration decides for good.
+    """
+
+    LEAST_PROBABILITY = 0.1
+    """Of each limit of a discrete entry."""
+
+    noise: Tensor
+    uniform: Tensor
+    is_discrete: Tensor
+    share: Tensor
+
+    def __init__(self, q: GraspQ, config: QTOptConfig) -> None:
+        super().__init__()
+        layout = q.layout
+        self.samples, self.elites, self.iterations = config.samples, config.elites, config.iterations
+        self.least_std = config.least_std
+        size = len(layout.low)
+        generator = torch.Generator().manual_seed(0)
+        shape = (self.iterations, self.samples, size)
+        self.register_buffer("noise", torch.randn(shape, generator=generator), persistent=False)
+        self.register_buffer("uniform", torch.rand(shape, generator=generator), persistent=False)
+        self.register_buffer("is_discrete", layout.is_discrete, persistent=False)
+        share = torch.full((size,), 0.5)
+        if q.terminate >= 0:
+            share[q.terminate] = self.LEAST_PROBABILITY  # all of these are one action
+        self.register_buffer("share", share, persistent=False)
+
+    def forward(self, q: GraspQ, scene: Scene) -> tuple[Tensor, Tensor]:
+        """The best action found, (batch, A) scaled to -1..1, and its logit, (batch,)."""
+        batch, size = len(scene.hand), self.noise.shape[2]
+        mean = torch.zeros(batch, 1, size)
+        std = torch.full((batch, 1, size), 0.6)
+        share = self.share.expand(batch, 1, size)
+        best, logit = mean[:, 0], mean[:, 0, 0]
+        for iteration in range(self.iterations):
+            continuous = (mean + std * self.noise[iteration]).clamp(-1.0, 1.0)
+            high = (self.uniform[iteration] < share).float() * 2.0 - 1.0
+            actions = q.plain(torch.where(self.is_discrete, high, continuous))
+            logits = q(scene, actions)
+            found, index = torch.topk(logits, self.elites, dim=1)
+            elite = torch.gather(actions, 1, index[:, :, None].expand(-1, -1, size))
+            best, logit = elite[:, 0], found[:, 0]
+            mean = elite.mean(1, keepdim=True)
+            deviation = (elite - mean).square().mean(1, keepdim=True).sqrt()
+            std = deviation.clamp(min=self.least_std)
+            share = ((mean + 1.0) / 2.0).clamp(self.LEAST_PROBABILITY, 1.0 - self.LEAST_PROBABILITY)
+        return best, logit
+
+
+class QTOpt(Algorithm):
+    """One Q-function, two targets, no actor."""
+
+    name: ClassVar[str] = "qt_opt"
+    config_type: ClassVar[type[Config]] = QTOptConfig
+    config: QTOptConfig
+
+    def __init__(self, contract: Contract, normalisation: Normalisation, config: Config, seed: int) -> None:
+        self._decisions: ColumnOfMemory[Decisions] = ColumnOfMemory()
+        super().__init__(contract, normalisation, config, seed)
+
+    def build(self) -> dict[str, nn.Module]:
+        """`policy`, which holds Q, its two targets, and what tells where objects are."""
+        policy = QPolicy(self.contract, self.config)
+        networks: dict[str, nn.Module] = {"policy": policy}
+        for name in ("target", "lagged_target"):
+            networks[name] = copy.deepcopy(policy).requires_grad_(False)
+        if "objects_position" in self.contract.auxiliary and self.config.auxiliary_weight > 0:
+            networks["occupied"] = nn.Linear(self.config.image_features, 1)
+        return networks
+
+    @property
+    def acting(self) -> QPolicy:
+        """The networks that learn."""
+        return cast(QPolicy, self.networks["policy"])
+
+    def batches(self, memory: ReplayMemory, rows: np.ndarray, rng: np.random.Generator) -> Iterator[Batch]:
+        """See `Algorithm.batches`; each row stands for a decision of its episode."""
+        config = self.config
+        terminate = self.acting.q.terminate
+        known = self._decisions.get(memory, lambda memory: decisions(memory, terminate, config.discount))
+        for chosen in known.nearest[rows]:
+            batch = memory.take(chosen)
+            yield replace(
+                batch,
+                reward=known.reward[chosen],
+                terminated=known.last[chosen],
+                extra={"seen_return": known.seen_return[chosen], "success": known.success[chosen]},
+            )
+
+    def loss(self, batch: Transitions, features: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """See `Algorithm.loss`."""
+        config, policy = self.config, self.acting
+        scene = policy.encoder.scene(features)
+        logits = policy.q(scene, batch.action[:, None])[:, 0]
+        target = self.target(batch)
+        loss = cross_entropy(logits, target)
+        with torch.no_grad():
+            probability = torch.sigmoid(logits)
+            metrics = {
+                "q_loss": loss.detach(),
+                "q": probability.mean(),
+                "target": target.mean(),
+                "q_error": (probability - target).abs().mean(),
+            }
+            last = batch.terminated > 0
+            metrics["last_loss"] = cross_entropy(logits[last], target[last]) if last.any() else loss.detach() * 0.0
+            metrics["seen_loss"] = cross_entropy(logits, batch.extra["seen_return"].clamp(0.0, 1.0))
+        if "occupied" in self.networks:
+            occupied = self.occupied_loss(scene, batch.auxiliary["objects_position"])
+            loss = loss + config.auxiliary_weight * occupied
+            metrics["occupied_loss"] = occupied.detach()
+        return loss, metrics
+
+    @torch.no_grad()
+    def target(self, batch: Transitions) -> Tensor:
+        """What Q(s, a) should be, (batch,), 0 to 1."""
+        config = self.config
+        if config.targets == "supervised":
+            return batch.extra["success"].float()
+        seen = batch.extra["seen_return"].clamp(0.0, 1.0)
+        if config.targets == "monte_carlo":
+            return seen
+        first, second = (cast(QPolicy, self.networks[name]) for name in ("target", "lagged_target"))
+        scene = first.encoder.scene(first.encoder(batch.next_observation, batch.desired_goal))
+        action, logit = first.search(first.q, scene)
+        older = second.encoder.scene(second.encoder(batch.next_observation, batch.desired_goal))
+        other = second.q(older, action[:, None])[:, 0]
+        target = clipped_double_target(batch.reward, batch.terminated, logit, other, config.discount)
+        return torch.maximum(target, seen) if config.at_least_seen else target
+
+    def occupied_loss(self, scene: Scene, objects: Tensor) -> Tensor:
+        """How well features on the floor tell what lies there; a scalar.
+
+        Half of the places that are asked about are near an object, the others anywhere in the tray.
+        """
+        xyz = objects.view(len(objects), -1, 3)
+        near = xyz[..., :2] + 0.03 * torch.randn(xyz[..., :2].shape, generator=self._generator)
+        far = torch.rand(near.shape, generator=self._generator) * 0.28 - 0.14 + torch.tensor([0.5, 0.0])
+        places = torch.cat([near, far], dim=1)
+        apart = (places[:, :, None] - xyz[:, None, :, :2]).square().sum(-1)
+        lifted = xyz[:, None, :, 2] > 0.08
+        closeness = torch.exp(-apart / (2 * 0.015**2)).masked_fill(lifted, 0.0).amax(2)
+        seen = self.acting.q.look(scene.cells, places)
+        return nn.functional.binary_cross_entropy_with_logits(self.networks["occupied"](seen)[..., 0], closeness)
+
+    def after_update(self) -> None:
+        """Move the first target, and now and then copy it to the second."""
+        if self.config.targets != "bellman":
+            return
+        # Running means of the weights from the first update on, so that none holds a trace of the initial ones.
+        move_towards(self.networks["target"], self.trained_policy, max(self.config.target_rate, 1.0 / self.updates))
+        if self.updates % self.config.lag == 0 or self.updates == 1:
+            move_towards(self.networks["lagged_target"], self.networks["target"], 1.0)
+
+    @torch.no_grad()
+    def explore(self, observation: Mapping[str, Tensor], desired_goal: Tensor) -> Tensor:
+        """See `Algorithm.explore`."""
+        action: Tensor = self.policy(observation, desired_goal)
+        return action
+
+
+def cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
+    """Section 4.1: −E[ y log Q(s, a) + (1 − y) log(1 − Q(s, a)) ], where Q is the sigmoid of the logits.
+
+    Args:
+        logits: (batch,).
+        target: y, (batch,), 0 to 1; no gradient flows to it.
+    """
+    return nn.functional.binary_cross_entropy_with_logits(logits, target.detach())
+
+
+def clipped_double_target(
+    reward: Tensor, terminated: Tensor, logit: Tensor, other_logit: Tensor, discount: float
+) -> Tensor:
+    """Equation 1 with clipped double Q: r + γ min( Q1(s', a*), Q2(s', a*) ), kept within 0 to 1; (batch,).
+
+    Args:
+        reward: (batch,).
+        terminated: 1 where nothing follows, (batch,).
+        logit: of the first target at the action it would choose, (batch,).
+        other_logit: of the second target there, (batch,).
+        discount: γ.
+    """
+    value = torch.sigmoid(torch.minimum(logit, other_logit))
+    return (reward + discount * (1.0 - terminated) * value).clamp(0.0, 1.0)
+
+
+class Decisions(NamedTuple):
+    """What a memory holds for a learner that decides when an episode ends; each (rows,)."""
+
+    nearest: np.ndarray
+    """int64: the row of a decision for each row of a transition: itself, or one of its episode."""
+    reward: np.ndarray
+    """float32; that of the last decision is what the check of the grasp brought."""
+    last: np.ndarray
+    """bool: the episode's last decision, after which nothing follows."""
+    success: np.ndarray
+    """bool: whether the episode succeeded."""
+    seen_return: np.ndarray
+    """float32: the discounted sum of the rewards from each decision to its episode's last one."""
+
+
+def decisions(memory: ReplayMemory, terminate: int, discount: float) -> Decisions:
+    """Take the check of the grasp out of each episode, and give what it brought to the decision that it judged.
+
+    Args:
+        memory: of whole episodes.
+        terminate: which entry of the action says that the grasp is over; -1 where there is none, so that every
+            transition is a decision.
+        discount: γ.
+    """
+    rows = memory.transitions
+    episode = memory.episode
+    action = memory.action
+    count = len(episode)
+    reward, last = memory.reward.astype(np.float32).copy(), np.array(memory.terminated | memory.truncated)
+    success, seen_return = np.zeros(count, bool), np.zeros(count, np.float32)
+    nearest = np.arange(count)
+    starts = np.flatnonzero(np.diff(episode[rows], prepend=-1))
+    for start, end in zip(starts, np.append(starts[1:], len(rows)), strict=True):
+        own = rows[start:end]
+        said = np.flatnonzero(action[own, terminate] > 0.5) if terminate >= 0 else np.empty(0, np.int64)
+        decided = own[: said[0] + 1] if len(said) else own
+        final = reward[own[-1]]
+        if len(said):
+            last[decided[-1]], reward[decided[-1]] = True, max(final, 0.0)
+        success[own] = final > 0.5
+        following = 0.0
+        for row in decided[::-1]:
+            following = seen_return[row] = reward[row] + discount * following
+        # Rows of the check stand for a decision each, so that every episode counts by its length alone.
+        beyond = own[len(decided) :]
+        nearest[beyond] = decided[np.arange(len(beyond)) % len(decided)]
+    return Decisions(nearest, reward, last, success, seen_return)

@@ -1,0 +1,190 @@
+"""Q(image, state of the hand, action) that looks into the picture where the action would bring the hand.
+
+A network that sees the picture as one vector must learn from grasps alone that an object on the left is for a hand on
+the left. Here the picture becomes a map of features, and an action is judged by the features at the places on the
+floor of the tray that the palm and the two fingers would be above. What is learned at one place holds at all of them,
+as in visual pushing and grasping (Zeng et al. 2018, 1803.09956), but for any pose of the hand, not those of a grid.
+The camera's calibration says which pixel shows which place.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from rl_ros.contract import Contract
+from rl_ros.errors import UserError
+from rl_ros.networks.layers import multilayer
+from rl_ros.networks.policies import ActionLayout
+
+NEEDED = ("image", "tool_position", "tool_orientation", "finger_position")
+"""Observation keys that are looked at."""
+FLOOR = 0.015
+"""m, the height of the places that are looked at: half way up what lies in the tray."""
+REACH = 0.035
+"""m from the middle of the hand to each finger."""
+CENTRE, SPAN = (0.5, 0.0, 0.12), (0.15, 0.15, 0.12)
+"""m: positions less the one, divided by the other, are about -1 to 1."""
+OPEN = 0.08
+"""m between open fingers."""
+STRIDE = 4
+"""Pixels to a cell of the map."""
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A batch of observations, encoded once for all the actions that are judged in them."""
+
+    cells: Tensor
+    """float32 (batch * rows * columns, channels): the map of features, cell by cell."""
+    hand: Tensor
+    """float32 (batch, 6): x, y, z m, cosine and sine of the yaw, and m between the fingers."""
+
+
+class SceneEncoder(nn.Module):
+    """Observations as maps of features, and the hand's pose.
+
+    Args:
+        contract: what the observation holds.
+        channels: features of a cell.
+    """
+
+    def __init__(self, contract: Contract, channels: int) -> None:
+        super().__init__()
+        for name in NEEDED:
+            if name not in contract.observation:
+                raise UserError(
+                    f"contract {contract.name} has no observation {name}; qt_opt needs {', '.join(NEEDED)}."
+                )
+        self.height, self.width = contract.observation["image"].shape[:2]
+        self.rows, self.columns = self.height // STRIDE, self.width // STRIDE
+        self.channels = channels
+        # Patches first: strided 3x3 convolutions see the same and take half as long again (measured).
+        self.layers = nn.Sequential(
+            nn.Conv2d(3, 32, STRIDE, STRIDE), nn.ReLU(inplace=True), nn.Conv2d(32, 32, 3, 1, 1), nn.ReLU(inplace=True),
+            nn.Conv2d(32, 32, 3, 1, 1), nn.ReLU(inplace=True), nn.Conv2d(32, channels, 1), nn.ReLU(inplace=True),
+        )  # fmt: skip
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload] # which torch's stubs do not know
+        # What the recipe asks of every policy's encoder.
+        self.images = nn.ModuleDict({"image": nn.Identity()})
+        self.vectors = nn.ModuleDict()
+        self.image_size = 0
+
+    def forward(self, observation: Mapping[str, Tensor], desired_goal: Tensor) -> Tensor:
+        """The features as one row to an observation, float32 (batch, cells * channels + 6); `scene` takes it apart."""
+        # Channels last, as images come: nothing has to be moved.
+        image = (observation["image"].float() * (1.0 / 64.0) - 2.0).permute(0, 3, 1, 2)
+        cells = self.layers(image).permute(0, 2, 3, 1).flatten(1)
+        x, y, z, w = observation["tool_orientation"].float().unbind(1)
+        # Cosine and sine of the heading of a tool that points down.
+        cosine, sine = 1.0 - 2.0 * (y * y + z * z), 2.0 * (x * y + w * z)
+        gap = observation["finger_position"].float().sum(1)
+        hand = torch.cat([observation["tool_position"].float(), torch.stack([cosine, sine, gap], dim=1)], dim=1)
+        return torch.cat([cells, hand], dim=1)
+
+    def scene(self, features: Tensor) -> Scene:
+        """What `forward` has joined."""
+        size = self.rows * self.columns * self.channels
+        return Scene(features[:, :size].reshape(-1, self.channels), features[:, size:])
+
+
+class GraspQ(nn.Module):
+    """The value of actions in encoded observations, as the logit of a probability.
+
+    Args:
+        contract: what an action holds.
+        encoder: whose scenes are judged.
+        projection: of the camera, 3 x 4 row by row: homogeneous positions, m, to homogeneous pixels.
+        hidden_size: width of the hidden layers.
+        hidden_layers: how many.
+    """
+
+    projection: Tensor
+    centre: Tensor
+    span: Tensor
+    still: Tensor
+
+    def __init__(
+        self,
+        contract: Contract,
+        encoder: SceneEncoder,
+        projection: Sequence[float],
+        hidden_size: int,
+        hidden_layers: int,
+    ) -> None:
+        super().__init__()
+        self.layout = ActionLayout(contract)
+        names = [name for name, channel in contract.action.items() for _ in channel.names or range(channel.shape[0])]
+        for name in ("linear_velocity", "yaw_velocity", "gripper"):
+            if name not in names:
+                raise UserError(f"contract {contract.name} has no action {name}, which qt_opt needs.")
+        self.velocity = names.index("linear_velocity")
+        self.yaw = names.index("yaw_velocity")
+        self.terminate = names.index("terminate") if "terminate" in names else -1
+        self.period = contract.period
+        still = torch.zeros(len(names))
+        still[names.index("gripper")] = -1.0
+        if self.terminate >= 0:
+            still[self.terminate] = 1.0
+        self.register_buffer("still", still, persistent=False)
+        self.rows, self.columns = encoder.rows, encoder.columns
+        self.register_buffer("projection", torch.tensor(projection, dtype=torch.float32).view(3, 4), persistent=False)
+        self.register_buffer("centre", torch.tensor(CENTRE), persistent=False)
+        self.register_buffer("span", torch.tensor(SPAN), persistent=False)
+        self.channels = encoder.channels
+        # The first layer in parts, added up: what they look at need not be copied side by side.
+        self.see = nn.Linear(3 * encoder.channels, hidden_size)
+        self.reach = nn.Linear(3 + 2 + len(names), hidden_size, bias=False)
+        self.hold = nn.Linear(3 + 1, hidden_size, bias=False)
+        self.rest = multilayer([hidden_size] * hidden_layers + [1])
+
+    def forward(self, scene: Scene, action: Tensor) -> Tensor:
+        """Logits float32 (batch, n) of n actions in each observation, (batch, n, A) scaled to -1..1."""
+        batch, count = action.shape[:2]
+        action = self.plain(action)
+        moved = self.layout.low + (action + 1.0) / 2.0 * (self.layout.high - self.layout.low)
+        hand = scene.hand[:, None, :].expand(-1, count, -1)
+        target = hand[..., :3] + moved[..., self.velocity : self.velocity + 3] * self.period
+        turn = moved[..., self.yaw] * self.period
+        cosine = hand[..., 3] * torch.cos(turn) - hand[..., 4] * torch.sin(turn)
+        sine = hand[..., 4] * torch.cos(turn) + hand[..., 3] * torch.sin(turn)
+        # The fingers are along the tool's y, which at a yaw is (sin, -cos).
+        finger = REACH * torch.stack([sine, -cosine], dim=-1)
+        middle = target[..., :2]
+        places = torch.stack([middle, middle - finger, middle + finger], dim=2)
+        seen = self.look(scene.cells, places.view(batch, -1, 2)).view(batch, count, 3 * self.channels)
+        turned = torch.stack([cosine * cosine - sine * sine, 2.0 * cosine * sine], dim=-1)
+        asked = torch.cat([(target - self.centre) / self.span, turned, action], dim=-1)
+        held = torch.cat([(scene.hand[:, :3] - self.centre) / self.span, scene.hand[:, 5:] / OPEN * 2.0 - 1.0], dim=1)
+        first = self.see(seen) + self.reach(asked) + self.hold(held)[:, None]
+        logits: Tensor = self.rest(torch.relu(first)).squeeze(-1)
+        return logits
+
+    def plain(self, action: Tensor) -> Tensor:
+        """Actions (..., A) scaled to -1..1, of which those that terminate ask for nothing else: it would not happen."""
+        if self.terminate < 0:
+            return action
+        return torch.where(action[..., self.terminate : self.terminate + 1] > 0.0, self.still, action)
+
+    def look(self, cells: Tensor, places: Tensor) -> Tensor:
+        """Features (batch, n, channels) at places on the floor, (batch, n, 2) m, between the cells around each."""
+        batch = places.shape[0]
+        p = self.projection
+        x, y = places[..., 0], places[..., 1]
+        u, v, w = (p[i, 0] * x + p[i, 1] * y + (p[i, 2] * FLOOR + p[i, 3]) for i in range(3))
+        # Pixels to cells; the middle of the first cell is at pixel (STRIDE - 1) / 2.
+        column = ((u / w - (STRIDE - 1) / 2) / STRIDE).clamp(0.0, self.columns - 1.001)
+        row = ((v / w - (STRIDE - 1) / 2) / STRIDE).clamp(0.0, self.rows - 1.001)
+        left, top = column.floor(), row.floor()
+        right, down = column - left, row - top
+        first = torch.arange(batch)[:, None] * (self.rows * self.columns)
+        corner = first + top.long() * self.columns + left.long()
+        share = torch.stack([(1 - right) * (1 - down), right * (1 - down), (1 - right) * down, right * down], dim=-1)
+        around = corner[..., None] + torch.tensor([0, 1, self.columns, self.columns + 1])
+        if torch.onnx.is_in_onnx_export():  # which knows no sum of rows in one step
+            return (nn.functional.embedding(around, cells) * share[..., None]).sum(dim=-2)
+        seen = nn.functional.embedding_bag(
+            around.view(-1, 4), cells, mode="sum", per_sample_weights=share.reshape(-1, 4)
+        )  # ten times as fast as taking the rows and adding them up
+        return seen.view(batch, -1, self.channels)

@@ -1,0 +1,206 @@
+"""QT-Opt: its losses by hand, its search on a known function, and what it makes of an episode."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from rl_ros.algorithms.base import make_algorithm
+from rl_ros.algorithms.qt_opt import (
+    CrossEntropyMethod,
+    QTOpt,
+    QTOptConfig,
+    clipped_double_target,
+    cross_entropy,
+    decisions,
+)
+from rl_ros.contract import Contract
+from rl_ros.episodes.memory import Episode, ReplayMemory
+from rl_ros.networks.grasp_q import STRIDE, GraspQ, Scene, SceneEncoder
+from rl_ros.training.bundle import load_bundle, save_bundle
+
+CONTRACT = Contract.load("bin_grasp")
+NORMALISATION = {
+    "tool_position": {"mean": [0.5, 0.0, 0.1], "std": [0.05, 0.05, 0.05]},
+    "tool_orientation": {"mean": [1.0, 0.0, 0.0, 0.0], "std": [0.01, 0.3, 0.01, 0.01]},
+    "finger_position": {"mean": [0.02, 0.02], "std": [0.01, 0.01]},
+}
+TERMINATE = 5
+
+
+def observations(count: int, seed: int = 0) -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    place = torch.tensor([0.4, -0.1, 0.02]) + torch.rand(count, 3, generator=generator) * 0.2
+    return {
+        "image": torch.randint(0, 256, (count, 64, 64, 3), generator=generator, dtype=torch.uint8),
+        "tool_position": place,
+        "tool_orientation": torch.tensor([1.0, 0.0, 0.0, 0.0]).repeat(count, 1),
+        "finger_position": torch.full((count, 2), 0.04),
+    }
+
+
+def episode(said_at: int, ticks: int, grasped: bool, seed: int) -> Episode:
+    """An episode in which the policy terminates at a tick, and the check goes on to the end."""
+    rng = np.random.default_rng(seed)
+    action = rng.uniform(-0.4, 0.4, (ticks, 6)).astype(np.float32)
+    action[:, 4:] = 0.0
+    action[said_at:, TERMINATE] = 1.0
+    reward = np.full(ticks, -0.02, np.float32)
+    reward[ticks - 2] = float(grasped)
+    terminated, has = np.zeros(ticks, bool), np.ones(ticks, bool)
+    terminated[ticks - 2], has[-1] = True, False
+    seen = {name: value.numpy() for name, value in observations(ticks, seed).items()}
+    return Episode(
+        stamps=np.arange(ticks) * CONTRACT.period_ns,
+        observation=seen,
+        auxiliary={
+            "objects_position": rng.uniform(0.0, 0.1, (ticks, 15)).astype(np.float32) + np.float32(0.4),
+            "objects_heading": np.zeros((ticks, 5), np.float32),
+        },
+        desired_goal=np.full((ticks, 1), 0.15, np.float32),
+        action=action,
+        reward=reward,
+        terminated=terminated,
+        truncated=np.zeros(ticks, bool),
+        has_transition=has,
+        outcome="success" if grasped else "failure",
+        seed=seed,
+        source="made up",
+    )
+
+
+def test_cross_entropy_of_a_probability() -> None:
+    q, y = torch.tensor([0.2, 0.9]), torch.tensor([0.5, 1.0])
+    expected = -(0.5 * np.log(0.2) + 0.5 * np.log(0.8) + np.log(0.9)) / 2
+    assert float(cross_entropy(torch.logit(q), y)) == pytest.approx(expected, abs=1e-6)
+
+
+def test_the_target_takes_the_smaller_q_and_stays_a_probability() -> None:
+    def target(reward: float, terminated: float, first: float, second: float) -> float:
+        one = [torch.tensor([value]) for value in (reward, terminated)]
+        two = [torch.logit(torch.tensor([value])) for value in (first, second)]
+        return float(clipped_double_target(*one, *two, 0.9))
+
+    assert target(-0.02, 0.0, 0.8, 0.5) == pytest.approx(0.9 * 0.5 - 0.02)
+    assert target(1.0, 1.0, 0.8, 0.5) == 1.0
+    assert target(-0.02, 0.0, 0.01, 0.5) == 0.0
+    assert target(0.0, 1.0, 0.8, 0.5) == 0.0
+
+
+def test_the_check_is_taken_out_and_its_outcome_given_to_the_decision_that_it_judged() -> None:
+    memory = ReplayMemory([episode(2, 6, True, 0), episode(1, 5, False, 1)])
+    known = decisions(memory, TERMINATE, discount=0.5)
+    assert known.nearest[:5].tolist() == [0, 1, 2, 0, 1]
+    assert known.nearest[6:10].tolist() == [6, 7, 6, 7]
+    assert known.last[[0, 1, 2, 6, 7]].tolist() == [False, False, True, False, True]
+    assert known.reward[[0, 1, 2, 6, 7]] == pytest.approx([-0.02, -0.02, 1.0, -0.02, 0.0])
+    assert known.success[[0, 1, 2, 6, 7]].tolist() == [True, True, True, False, False]
+    assert known.seen_return[2] == pytest.approx(1.0)
+    assert known.seen_return[1] == pytest.approx(-0.02 + 0.5)
+    assert known.seen_return[0] == pytest.approx(-0.02 + 0.5 * (-0.02 + 0.5))
+    assert known.seen_return[6] == pytest.approx(-0.02)
+
+
+class Known(nn.Module):
+    """-‖a − best‖², and worse with the wrong gripper; stands for a Q-function."""
+
+    def __init__(self, q: GraspQ, best: Tensor) -> None:
+        super().__init__()
+        self.plain, self.best = q.plain, best
+
+    def forward(self, scene: Scene, action: Tensor) -> Tensor:
+        return -(action - self.best[:, None]).square().sum(-1)
+
+
+def test_the_search_finds_a_different_best_action_in_each_of_many_states_at_once() -> None:
+    encoder = SceneEncoder(CONTRACT, 4)
+    q = GraspQ(CONTRACT, encoder, QTOptConfig().projection, 8, 1)
+    search = CrossEntropyMethod(q, dataclasses.replace(QTOptConfig(), iterations=6, samples=128))
+    generator = torch.Generator().manual_seed(0)
+    best = torch.rand(20, 6, generator=generator) * 1.6 - 0.8
+    best[:, 4] = torch.sign(best[:, 4])
+    best[:, 5] = -1.0
+    scene = Scene(torch.zeros(20, 4), torch.zeros(20, 6))
+    with torch.no_grad():
+        found, value = search(Known(q, best), scene)  # type: ignore[arg-type]
+    assert float((found - best).abs().max()) < 0.25
+    assert torch.equal(found[:, 4], best[:, 4])
+    assert float(value.min()) > -0.1
+    assert float(found.abs().max()) <= 1.0
+
+
+def test_a_place_is_looked_at_where_the_camera_shows_it() -> None:
+    encoder = SceneEncoder(CONTRACT, 2)
+    q = GraspQ(CONTRACT, encoder, QTOptConfig().projection, 8, 1)
+    # A map whose features are each cell's own column and row.
+    row, column = torch.meshgrid(torch.arange(16.0), torch.arange(16.0), indexing="ij")
+    cells = torch.stack([column, row], dim=-1).view(-1, 2).repeat(2, 1)
+    places = torch.tensor([[[0.5, 0.0], [0.55, 0.06]], [[0.45, -0.05], [0.5, 0.1]]])
+    seen = q.look(cells, places)
+    projection = torch.tensor(QTOptConfig().projection).view(3, 4)
+    points = torch.cat([places, torch.full((2, 2, 1), 0.015), torch.ones(2, 2, 1)], dim=-1)
+    pixels = points @ projection.T
+    expected = (pixels[..., :2] / pixels[..., 2:] - (STRIDE - 1) / 2) / STRIDE
+    torch.testing.assert_close(seen, expected, atol=1e-4, rtol=0)
+
+
+def test_an_action_that_terminates_is_worth_the_same_whatever_else_it_asks_for() -> None:
+    learner = make_algorithm("qt_opt", CONTRACT, NORMALISATION)
+    q, encoder = learner.policy.q, learner.policy.encoder
+    scene = encoder.scene(encoder(observations(3), torch.zeros(3, 1)))
+    actions = torch.rand(3, 10, 6) * 2 - 1
+    actions[..., TERMINATE] = 1.0
+    values = q(scene, actions)
+    assert float((values - values[:, :1]).abs().max()) < 1e-6
+    actions[..., TERMINATE] = -1.0
+    assert float(q(scene, actions).std(1).min()) > 1e-4
+
+
+@pytest.mark.parametrize("targets", ["bellman", "monte_carlo", "supervised"])
+def test_it_learns_which_episodes_succeed(targets: str) -> None:
+    # What tells them apart is the colour of the whole picture.
+    episodes = []
+    for seed in range(24):
+        each = episode(3, 7, grasped=seed % 2 == 0, seed=seed)
+        each.observation["image"][:] = 220 if seed % 2 == 0 else 30
+        episodes.append(each)
+    memory = ReplayMemory(episodes)
+    settings = {"targets": targets, "average_rate": 1.0, "schedule": "constant", "learning_rate": 3e-3}
+    learner = make_algorithm("qt_opt", CONTRACT, NORMALISATION, overrides=settings)
+    assert isinstance(learner, QTOpt)
+    rng = np.random.default_rng(0)
+    rows = memory.transitions[rng.integers(0, len(memory.transitions), (100, 16))]
+    for batch in learner.batches(memory, rows, rng):
+        learner.update(batch)
+    known = decisions(memory, TERMINATE, learner.config.discount)
+    last = np.flatnonzero(known.last)
+    batch = next(iter(learner.batches(memory, last[None], rng)))
+    with torch.no_grad():
+        transitions = learner._transitions(batch, shift=0)
+        scene = learner.policy.encoder.scene(learner.policy.encoder(transitions.observation, transitions.desired_goal))
+        probability = torch.sigmoid(learner.policy.q(scene, transitions.action[:, None])[:, 0]).numpy()
+    assert probability[known.success[last]].min() > probability[~known.success[last]].max() + 0.2
+
+
+def test_the_bundle_acts_as_the_policy_does(tmp_path) -> None:  # type: ignore[no-untyped-def]
+    learner = make_algorithm("qt_opt", CONTRACT, NORMALISATION, seed=1)
+    directory = save_bundle(
+        tmp_path / "bundle",
+        contract=CONTRACT,
+        algorithm_name="qt_opt",
+        configuration={},
+        policy_module=learner.policy,
+        state_tensors=learner.state_dict(),
+        normalisation=NORMALISATION,
+        metrics={},
+        source_episodes=[],
+    )
+    policy = load_bundle(directory).policy()
+    seen = observations(8, seed=3)
+    with torch.no_grad():
+        expected = learner.policy(seen, torch.zeros(8, 1)).numpy()
+    for row in range(8):
+        action = policy.act({name: value[row].numpy() for name, value in seen.items()}, np.zeros(1, np.float32))
+        np.testing.assert_allclose(action, expected[row], atol=1e-4)
