@@ -15,17 +15,17 @@ RATE = 5.0
 
 def test_faults_stop_the_arm_within_two_control_periods(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(BENCHMARKS))
-    faults, rig, crash = (__import__(name) for name in ("faults", "rig", "crash"))
+    faults, live_graph, crash = (__import__(name) for name in ("faults", "live_graph", "crash"))
     (tmp_path / "contract.yaml").write_text(
         Contract.load(faults.CONTRACT).to_yaml().replace("control_rate: 20.0", f"control_rate: {RATE}")
     )
     contract = Contract.load(str(tmp_path / "contract.yaml"))
-    good = rig.circling_bundle(tmp_path / "bundle", contract)
+    good = live_graph.circling_bundle(tmp_path / "bundle", contract)
     every = faults.faults(faults.bundles(tmp_path, contract), contract.period)
     chosen = [fault for fault in every if any(word in fault.name for word in CHOSEN)]
     assert len(chosen) == len(CHOSEN)
     with crash.ros_environment(), rclpy.init():  # noqa: SIM117  (a rig needs the context)
-        with rig.Rig(tmp_path, tmp_path / "contract.yaml", good, {}, {}, {}) as live:
+        with live_graph.Rig(tmp_path, tmp_path / "contract.yaml", good, {}, {}, {}) as live:
             outcomes = [faults.run(live, fault, 0.07, contract.period) for fault in chosen]
     for outcome in outcomes:
         faults.read_reasons(live.bags, outcome)

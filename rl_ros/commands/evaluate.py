@@ -5,14 +5,17 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
+from typing import TYPE_CHECKING
 
 from rl_ros.commands.console import episode_bar, positive, progress, show
 from rl_ros.commands.estimate import run_offline
 from rl_ros.errors import UserError
-from rl_ros.robots.bin import ObjectSet
 from rl_ros.training.bundle import load_bundle
 from rl_ros.training.evaluate import OTHER_LOOK, environment_of, evaluate_in_process, evaluate_pictures
 from rl_ros.training.live import Results, run_episodes
+
+if TYPE_CHECKING:
+    from rl_ros.robots.bin import ObjectSet
 
 
 def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:

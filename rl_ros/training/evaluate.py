@@ -11,10 +11,10 @@ from rl_ros.contract import Contract
 from rl_ros.episodes.memory import Episode
 from rl_ros.episodes.statistics import success_figures
 from rl_ros.errors import UserError
-from rl_ros.robots.bin import ObjectSet
 from rl_ros.training.bundle import Bundle, load_bundle
 
 if TYPE_CHECKING:
+    from rl_ros.robots.bin import ObjectSet
     from rl_ros.training.rollouts import Rollouts
 
 OTHER_LOOK = 5.0
@@ -44,7 +44,7 @@ def evaluate_in_process(
     episodes: int,
     seed: int,
     progress: Callable[[int, float], None] = lambda done, success: None,
-    objects: ObjectSet = "train",
+    objects: "ObjectSet" = "train",
 ) -> dict[str, Any]:
     """Run a policy bundle as the robot would, one episode for each seed from `seed` on.
 
