@@ -25,7 +25,8 @@ from rl_ros.tasks.bin_grasp import (
     GraspRoutine,
     was_lifted,
 )
-from rl_ros.tasks.env import BinEnvironment
+from rl_ros.tasks.env import BinEnvironment, make
+from rl_ros.tasks.slide import Slide
 from rl_ros.training.grasping import GraspEpisodes, collect_grasps
 from rl_ros.training.live import run_episodes
 
@@ -219,3 +220,20 @@ def test_the_live_graph_records_what_happens_in_process_to_the_bit(tmp_path: Pat
 def test_the_default_projection_is_that_of_the_scenes_camera() -> None:
     camera = BinScene.load(share_file("sim/scenes/bin_grasp.yaml")).camera
     assert np.reshape(PROJECTION, (3, 4)) == pytest.approx(projection_of(camera), rel=1e-4, abs=1e-4)
+
+
+def test_a_tray_in_the_same_process_changes_nothing_elsewhere() -> None:
+    def slide() -> np.ndarray:
+        environment, expert = make("rl_ros/Slide-v0"), Slide().expert(0.0)
+        environment.reset(0)
+        expert.reset(0)
+        for _ in range(environment.episode_length):
+            environment.step(expert.act(environment.values, environment.desired_goal))
+        environment.close()
+        return environment.values["object_position"]
+
+    before = slide()
+    tray = make("rl_ros/BinGrasp-v0")
+    tray.reset(0)
+    np.testing.assert_array_equal(slide(), before)
+    tray.close()

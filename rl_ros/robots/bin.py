@@ -79,6 +79,8 @@ class Bin(PyBulletArm):
     """
 
     scene: BinScene
+    contact_breaking = 0.005
+    """See `PyBulletArm`; this saves a tenth of the time of a step."""
 
     def __init__(
         self,
@@ -100,6 +102,7 @@ class Bin(PyBulletArm):
 
     def reset(self, seed: int) -> None:
         """Empties the tray and fills it anew from the seed; see `PyBulletArm.reset`."""
+        self._keep_contacts()
         client, drawn, start = self._client, self.scene.drawn, self.scene.start
         rng = np.random.default_rng([seed, 0xB1])
         for body in self._bodies.values():
@@ -200,8 +203,6 @@ class Bin(PyBulletArm):
 
     def _load_world(self, looks: Scene) -> None:
         super()._load_world(looks)
-        # A tenth of the time of a step: contacts are forgotten once they are 5 mm apart.
-        pybullet.setPhysicsEngineParameter(contactBreakingThreshold=0.005, physicsClientId=self._client)
         tray, client = self.scene.tray, self._client
         (x, y), (length, width), lean = tray.centre, tray.size, tray.slope
         thick, tall = 0.004, tray.height / math.cos(lean)

@@ -231,6 +231,9 @@ class PyBulletArm:
         physics_rate: physics steps a simulated second.
     """
 
+    contact_breaking: typing.ClassVar[float] = 0.02
+    """m between two things at which their contact is forgotten; Bullet's default."""
+
     def __init__(self, scene: Scene, arm: Arm, physics_rate: float = 240.0, randomise: bool = False) -> None:
         """Starts the physics server and resets it to seed 0.
 
@@ -281,6 +284,7 @@ class PyBulletArm:
         Raises:
             UserError: the objects do not fit on the table without touching, or the tool cannot reach its start.
         """
+        self._keep_contacts()
         generator = np.random.default_rng(seed)
         placements, position = self._draw_places(generator)
         angles = [float(generator.uniform(*door.angle)) for door in self.scene.doors]
@@ -356,10 +360,16 @@ class PyBulletArm:
         """
         if not (math.isfinite(seconds) and seconds >= 0):
             raise ValueError(f"seconds must be finite and not negative, not {seconds}")
+        self._keep_contacts()
         for _ in range(round(seconds * self.physics_rate)):
             self._follow_line()
             pybullet.stepSimulation(physicsClientId=self._client)
             self._step_count += 1
+
+    def _keep_contacts(self) -> None:
+        """Say for how long contacts are remembered. Bullet has one number for all worlds of a process: another world
+        with another one would change how this one moves."""
+        pybullet.setPhysicsEngineParameter(contactBreakingThreshold=self.contact_breaking, physicsClientId=self._client)
 
     def joint_state(self) -> JointReading:
         """The seven arm joints, then the two fingers."""
