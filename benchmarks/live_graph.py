@@ -60,7 +60,8 @@ class Circle(torch.nn.Module):
         """Actions (batch, A)."""
         seen = self.see(observation["image"].permute(0, 3, 1, 2).float() / 255.0)
         if self.thinking:
-            seen = think(seen, (desired_goal[0, 0] > 10.0).long() * self.thinking)
+            # A loop in ONNX forgets the shape of what comes out of it.
+            seen = think(seen, (desired_goal[0, 0] > 10.0).long() * self.thinking).reshape(seen.shape)
         out = observation["tool_position"] - torch.tensor(self.centre)
         radius = torch.linalg.vector_norm(out[:, :2], dim=1, keepdim=True) + 1e-6
         x, y = out[:, :1] / radius, out[:, 1:2] / radius
