@@ -250,7 +250,8 @@ def test_preflight_a_dry_run_and_a_short_task_on_a_real_arm(tmp_path: Path) -> N
     for part in ("arm", "gripper"):
         assert told[part]["accepted"] > 50
         assert not told[part]["rejected"]
-        assert not told[part]["aborted"]
+        # Once the task is over the controller may notice that nobody commands it any more, as it should.
+        assert [reason.split(":")[0] for reason in told[part]["aborted"]] in ([], ["cmd_timeout"])
     [path] = find_bags(bags)
     episodes, refused = read_episodes([path], Contract.load("reach"))
     assert not refused
