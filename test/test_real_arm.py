@@ -231,6 +231,7 @@ def test_preflight_a_dry_run_and_a_short_task_on_a_real_arm(tmp_path: Path) -> N
         arguments = {"robot": "real", "lockstep": "false", "bags": str(bags)}
         results = run_episodes("reach", arguments, 1, tmp_path / "run")
     told = figures(log)
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
 
     # Before anything moves: whatever the graph needs is there, and so is the way of large images.
     assert json.loads(checked.splitlines()[-1])["failure"] == 0
@@ -250,7 +251,9 @@ def test_preflight_a_dry_run_and_a_short_task_on_a_real_arm(tmp_path: Path) -> N
     for part in ("arm", "gripper"):
         assert told[part]["accepted"] > 50
         assert not told[part]["rejected"]
-        # Once the task is over the controller may notice that nobody commands it any more, as it should.
+        # None while commands came. Once the task is over the controller notices that nobody commands it any more.
+        during = [line for line in lines if line[part]["accepted"] < told[part]["accepted"]]
+        assert not during[-1][part]["aborted"]
         assert [reason.split(":")[0] for reason in told[part]["aborted"]] in ([], ["cmd_timeout"])
     [path] = find_bags(bags)
     episodes, refused = read_episodes([path], Contract.load("reach"))
