@@ -29,16 +29,15 @@ import rclpy
 import rclpy.node
 import yaml
 from crash import ros_environment
-from live_graph import CENTRE, RADIUS, circling_bundle
+from live_graph import CENTRE, RADIUS, circling_bundle, profile_of
 from rclpy.experimental.events_executor import EventsExecutor
-from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from rich.console import Console
 from rich.table import Table
 
 from rl_ros.bringup import clean_shared_memory, environment
 from rl_ros.contract import Contract
 from rl_ros.episodes import messages
-from rl_ros.graph import endpoints, node_specs, offered_profiles, qos
+from rl_ros.graph import endpoints, node_specs, offered_profiles
 from rl_ros.nodes.base import message_class
 from rl_ros.robots.arm import Arm
 
@@ -204,20 +203,12 @@ class Robot:
         if status.name == TIMING and "command_p50_ms" in status.values:
             self.run.itself.append(float(status.values["command_p50_ms"]) * 1e-3)
 
-    def _profile(self, name: Any) -> QoSProfile:
-        chosen = qos(name, False)
-        return QoSProfile(
-            depth=chosen.depth,
-            reliability=ReliabilityPolicy.RELIABLE if chosen.reliable else ReliabilityPolicy.BEST_EFFORT,
-            durability=DurabilityPolicy.TRANSIENT_LOCAL if chosen.transient_local else DurabilityPolicy.VOLATILE,
-        )
-
     def _sender(self, topic: str, kind: str, profile: Any) -> Any:
-        return self.node.create_publisher(message_class(kind), topic, self._profile(profile))
+        return self.node.create_publisher(message_class(kind), topic, profile_of(profile))
 
     def _listen(self, topic: str, kind: str, callback: Any) -> None:
         profile = "event" if topic.startswith("/episode") else "command"
-        self.node.create_subscription(message_class(kind), topic, callback, self._profile(profile), raw=True)
+        self.node.create_subscription(message_class(kind), topic, callback, profile_of(profile), raw=True)
 
 
 def ours(contract: Contract, work: Path, seconds: float) -> Run:

@@ -100,6 +100,16 @@ def restamped(cdr: bytes, change: int) -> bytes:
     )
 
 
+def profile_of(name: Any) -> QoSProfile:
+    """A profile of `config/nodes.yaml` as rclpy takes it."""
+    chosen = qos(name, False)
+    return QoSProfile(
+        depth=chosen.depth,
+        reliability=ReliabilityPolicy.RELIABLE if chosen.reliable else ReliabilityPolicy.BEST_EFFORT,
+        durability=DurabilityPolicy.TRANSIENT_LOCAL if chosen.transient_local else DurabilityPolicy.VOLATILE,
+    )
+
+
 @dataclass(frozen=True)
 class Heard:
     """One message of the guard, the arm or the episodes."""
@@ -256,7 +266,7 @@ class Rig:
     def stranger(self, topic: str, message_type: str) -> Callable[[], None]:
         """Another node that publishes on a topic; returns what takes it away."""
         node = rclpy.node.Node("stranger", start_parameter_services=False, enable_rosout=False)
-        node.create_publisher(message_class(message_type), topic, self._profile("command"))
+        node.create_publisher(message_class(message_type), topic, profile_of("command"))
         return node.destroy_node
 
     def _wires(self) -> dict[str, tuple[str, Any]]:
@@ -316,19 +326,11 @@ class Rig:
     def _note(self, heard: list[Heard], what: Any) -> None:
         heard.append(Heard(time.monotonic(), what))
 
-    def _profile(self, name: Any) -> QoSProfile:
-        chosen = qos(name, False)
-        return QoSProfile(
-            depth=chosen.depth,
-            reliability=ReliabilityPolicy.RELIABLE if chosen.reliable else ReliabilityPolicy.BEST_EFFORT,
-            durability=DurabilityPolicy.TRANSIENT_LOCAL if chosen.transient_local else DurabilityPolicy.VOLATILE,
-        )
-
     def _sender(self, topic: str, kind: str, profile: str) -> Any:
-        return self.node.create_publisher(message_class(kind), topic, self._profile(profile))
+        return self.node.create_publisher(message_class(kind), topic, profile_of(profile))
 
     def _listen(self, topic: str, kind: str, profile: str, callback: Callable[[bytes], None]) -> None:
-        self.node.create_subscription(message_class(kind), topic, callback, self._profile(profile), raw=True)
+        self.node.create_subscription(message_class(kind), topic, callback, profile_of(profile), raw=True)
 
     def _call(self, client: Any, request: Any) -> Any:
         assert client.wait_for_service(10.0)
