@@ -256,7 +256,8 @@ def faults(bad: dict[str, Path], period: float) -> list[Fault]:
     back = filtered(lambda cdr: [restamped(cdr, -nanoseconds)], *SENSORS)
     ahead = filtered(lambda cdr: [restamped(cdr, 5 * nanoseconds)], *SENSORS)
     silent, invalid = ("joint_states_stale", "watchdog"), ("joint_state_invalid",)
-    goal = ("watchdog", "goal_missing", "goal_invalid", "incomplete")
+    blind = ("no_action", "watchdog")
+    goal = (*blind, "goal_missing", "goal_invalid", "incomplete")
     return [
         Fault("policy hangs", hang, ("watchdog",)),
         Fault("policy stopped (SIGSTOP)", stopped, ("watchdog",)),
@@ -282,9 +283,9 @@ def faults(bad: dict[str, Path], period: float) -> list[Fault]:
         Fault("clock stops", clock_stops, (*silent, "too_often")),
         Fault("clock jumps back", back, ("clock_jump",)),
         Fault("clock jumps ahead", ahead, ("clock_jump",)),
-        Fault("camera frozen", frozen_camera, ("watchdog",), told="image: frozen"),
+        Fault("camera frozen", frozen_camera, blind, told="image: frozen"),
         Fault("camera unplugged", filtered(drop, CAMERA), ("watchdog",), told=f"nothing recent on {CAMERA}"),
-        Fault("picture cut short", filtered(lambda cdr: [cdr[:-100]], CAMERA), ("watchdog",), told="image: "),
+        Fault("picture cut short", filtered(lambda cdr: [cdr[:-100]], CAMERA), blind, told="image: "),
         Fault("goal lost", filtered(drop, GOAL), goal, told=f"nothing recent on {GOAL}"),
         Fault("goal not finite", filtered(no_goal, GOAL), goal, told="desired_goal: not finite"),
         Fault("emergency stop", pressed, ("emergency_stop",)),

@@ -24,6 +24,8 @@ LARGEST = 1 << 28
 Alignment = Literal["latest", "exact", "held", "nearest", "window"]
 ACTORS = ("policy", "human", "scripted")
 """Who may have chosen an action."""
+NOBODY = ""
+"""Said instead of one of `ACTORS` where a tick is not answered: what it shows cannot be acted on."""
 ACTOR_TOPIC = "/policy/actor"
 """Where each tick says whose action it is: a named vector with 1 for one of them and 0 for the others."""
 IMAGES = ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage")

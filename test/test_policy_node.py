@@ -29,6 +29,7 @@ class PolicyBench:
         bench.add(lambda: self.node)
         self.actions = bench.listen("/policy/action", "geometry_msgs/msg/TwistStamped")
         self.diagnostics = bench.listen("diagnostics", STATUS)
+        self.actors = bench.listen("/policy/actor", "sensor_msgs/msg/JointState")
         self.acknowledged = bench.listen("episode/acknowledge", "sensor_msgs/msg/JointState")
 
     def connect(self) -> None:
@@ -36,7 +37,7 @@ class PolicyBench:
         types = self.node.gate.assembler.types
         self.senders: dict[str, Callable[[bytes], None]] = {t: self.bench.sender(t, k) for t, k in types.items()}
         self.events = self.bench.sender("episode/event", STATUS)
-        for topic in ("/policy/action", "diagnostics", "episode/acknowledge"):
+        for topic in ("/policy/action", "policy/actor", "diagnostics", "episode/acknowledge"):
             sender = self.node.sender(topic)
             assert self.bench.until(lambda sender=sender: sender.get_subscription_count() > 0)
 
@@ -122,7 +123,7 @@ def test_a_policy_that_fails_falls_silent_says_why_and_ends_its_process(policy: 
     assert not policy.actions
 
 
-def test_a_frozen_camera_is_not_answered(policy: PolicyBench) -> None:
+def test_a_frozen_camera_is_not_answered_and_the_guard_is_told(policy: PolicyBench) -> None:
     policy.tick(0)
     assert policy.bench.until(lambda: policy.actions)
     frozen = tick_messages(policy.contract, 0, 1000)[0][2]
@@ -136,6 +137,10 @@ def test_a_frozen_camera_is_not_answered(policy: PolicyBench) -> None:
                 policy.senders[topic](old)
     assert policy.bench.until(lambda: any("image: frozen" in s.text for s in policy.told()))
     assert policy.answered() == [0]
+    assert policy.bench.until(lambda: len(policy.actors) > 1)
+    said = [(messages.stamp_of(cdr), messages.value(policy.contract.actor_key, cdr).tolist()) for cdr in policy.actors]
+    assert said[0] == (START, [0.0, 0.0, 1.0])  # the scripted expert
+    assert all(stamp > START and not any(actor) for stamp, actor in said[1:])
 
 
 def test_what_answers_take_is_told_once_a_second(policy: PolicyBench) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from rl_ros.contract import Contract
+from rl_ros.contract import NOBODY, Contract
 from rl_ros.episodes import messages
 from rl_ros.errors import UserError
 from rl_ros.graph import node_specs
@@ -255,6 +255,29 @@ def test_silence_of_the_policy_is_held_once(post: Post) -> None:
     post.answers.clear()
     post.later(1.0)
     assert post.codes() == [Code.WATCHDOG]
+
+
+def test_a_policy_that_cannot_act_has_the_arm_held_at_once(post: Post) -> None:
+    post.act()
+    post.answers.clear()
+    post.later(0.02)
+    post.heed(post.sentry.on_actor(messages.actor_cdr(post.stamp, NOBODY), post.now))
+    assert post.codes() == [Code.NO_ACTION]
+    np.testing.assert_array_equal(post.answers[0].command.positions, post.arm.home)
+    post.heed(post.sentry.on_actor(messages.actor_cdr(post.stamp, NOBODY), post.now))
+    assert len(post.answers) == 1
+    post.later()
+    assert [answer.command.code for answer in post.act()] == [Code.OK]
+
+
+def test_who_acts_holds_nothing_and_what_came_late_neither(post: Post) -> None:
+    post.act()
+    post.answers.clear()
+    post.heed(post.sentry.on_actor(messages.actor_cdr(post.stamp, "policy"), post.now))
+    post.heed(post.sentry.on_actor(messages.actor_cdr(post.stamp - TICK, NOBODY), post.now))
+    assert post.codes() == []
+    post.heed(post.sentry.on_actor(b"\0\1\0\0", post.now))
+    assert post.codes() == [Code.MALFORMED]
 
 
 @pytest.mark.parametrize("jump", [-500, 50])

@@ -144,6 +144,7 @@ class Assembler:
         for topic in self._topics.values():
             topic.forget()
         self._pending: deque[int] = deque()
+        self._values: dict[str, tuple[bytes, np.ndarray, str | None]] = {}
         self._blocking: _Topic | None = None
 
     def push(self, topic: str, cdr: bytes) -> list[Tick]:
@@ -199,15 +200,24 @@ class Assembler:
                 try:
                     taken = aligned.messages[name]
                     ages[name] = (aligned.stamp - stamp_of(taken[-1])) * 1e-9
-                    read = [value(key, cdr) for cdr in taken]
-                    array = np.stack(read) if key.alignment == "window" else read[0]
-                    values[name] = array
-                    reason = _not_finite(array)
+                    if key.alignment == "window":
+                        array = np.stack([value(key, cdr) for cdr in taken])
+                        values[name], reason = array, _not_finite(array)
+                    else:
+                        values[name], reason = self._read(name, taken[0])
                 except MessageError as error:
                     reason = str(error)
             if reason is not None:
                 problems.append(f"{name}: {reason}")
         return Tick(aligned.stamp, values, tuple(problems), ages)
+
+    def value(self, name: str, cdr: bytes) -> np.ndarray:
+        """One key's value of one message.
+
+        Raises:
+            MessageError: as `rl_ros.episodes.messages.value`.
+        """
+        return self._read(name, cdr)[0]
 
     def read_column(self, name: str, ticks: Sequence[Aligned]) -> Column:
         """One key's values of many ticks; the same bits as from `read`, many times faster."""
@@ -243,6 +253,14 @@ class Assembler:
         """The newest stamp on a topic in nanoseconds; None if nothing came."""
         newest = self._topics[topic].newest
         return None if newest == NEVER else newest
+
+    def _read(self, name: str, cdr: bytes) -> tuple[np.ndarray, str | None]:
+        """The value, and why it is none; those of each key's last message are remembered: ticks take some again."""
+        known = self._values.get(name)
+        if known is None or known[0] is not cdr:
+            array = value(self.keys[name], cdr)
+            known = self._values[name] = cdr, array, _not_finite(array)
+        return known[1], known[2]
 
     def _complete(self, stamp: int) -> bool:
         for topic in self._needed:

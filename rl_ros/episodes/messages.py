@@ -7,7 +7,7 @@ nothing else: what a policy saw in training is what it sees on the robot.
 import struct
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -147,7 +147,7 @@ def _xyz(message_type: str, numbers: ArrayLike) -> Any:
 
 
 def actor_cdr(stamp: int, actor: str) -> bytes:
-    """Who chose the action of the tick with that stamp: one of `contract.ACTORS`."""
+    """Who chose the action of the tick with that stamp: one of `contract.ACTORS`, or `contract.NOBODY`."""
     return joint_state_cdr(stamp, ACTORS, [float(name == actor) for name in ACTORS])
 
 
@@ -170,20 +170,32 @@ def twist_cdr(stamp: int, frame: str, linear: ArrayLike, angular: ArrayLike = (0
 
 def trajectory_cdr(stamp: int, names: Sequence[str], positions: ArrayLike, seconds: float) -> bytes:
     """trajectory_msgs/JointTrajectory with one point, to be reached `seconds` after the stamp."""
+    numbers = np.asarray(positions, np.float64)
+    template, offset = _trajectory(tuple(names), len(numbers), seconds)
+    cdr = bytearray(template)
+    _STAMP_LITTLE_ENDIAN.pack_into(cdr, 4, *divmod(stamp, 1_000_000_000))
+    cdr[offset : offset + numbers.nbytes] = numbers.tobytes()
+    return bytes(cdr)
+
+
+@lru_cache(maxsize=64)
+def _trajectory(names: tuple[str, ...], count: int, seconds: float) -> tuple[bytes, int]:
+    """A trajectory to fill in, and where its positions go: every command differs in its stamp and positions alone."""
     whole, part = divmod(round(seconds * 1e9), 1_000_000_000)
-    empty = np.zeros(0)
+    empty, marks = np.zeros(0), np.sqrt(np.arange(2.0, count + 2.0))
     point = message(
         "trajectory_msgs/msg/JointTrajectoryPoint",
-        positions=np.asarray(positions, np.float64),
+        positions=marks,
         velocities=empty,
         accelerations=empty,
         effort=empty,
         time_from_start=message("builtin_interfaces/msg/Duration", sec=whole, nanosec=part),
     )
     trajectory = message(
-        "trajectory_msgs/msg/JointTrajectory", header=header(stamp), joint_names=list(names), points=[point]
+        "trajectory_msgs/msg/JointTrajectory", header=header(0), joint_names=list(names), points=[point]
     )
-    return encode("trajectory_msgs/msg/JointTrajectory", trajectory)
+    cdr = encode("trajectory_msgs/msg/JointTrajectory", trajectory)
+    return cdr, cdr.index(marks.tobytes())
 
 
 def camera_info_cdr(stamp: int, frame: str, matrix: np.ndarray, height: int, width: int) -> bytes:
@@ -430,12 +442,26 @@ class _JointLayout(NamedTuple):
 
     offset: int
     length: int
-    chosen: list[int]
+    chosen: np.ndarray
     fixed: list[tuple[int, int]]
     """The bytes that tell so, as spans."""
 
 
+_joint_layouts: dict[tuple[str, tuple[str, ...]], tuple[list[tuple[int, int, bytes]], _JointLayout]] = {}
+"""What was found last for each field and names, and the bytes that told so: a publisher's messages differ in their
+stamps and numbers alone."""
+
+
 def _joint_layout(key: Key, cdr: bytes) -> _JointLayout:
+    known = _joint_layouts.get((key.field, key.names))
+    if known is not None and all(cdr[begin:end] == told for begin, end, told in known[0]):
+        return known[1]
+    found = _new_joint_layout(key, cdr)
+    _joint_layouts[key.field, key.names] = [(begin, end, cdr[begin:end]) for begin, end in found.fixed], found
+    return found
+
+
+def _new_joint_layout(key: Key, cdr: bytes) -> _JointLayout:
     offset = _aligned(_after_header(cdr), 4)
     (count,) = _UINT32.unpack_from(cdr, offset)
     offset += 4
@@ -460,12 +486,12 @@ def _joint_layout(key: Key, cdr: bytes) -> _JointLayout:
         raise MessageError(f"no joint {', '.join(missing)} among {', '.join(index) or 'none'}")
     if length != count:
         raise MessageError(f"{length} numbers in {key.field} for {count} names")
-    return _JointLayout(offset, length, [index[name] for name in key.names], fixed)
+    return _JointLayout(offset, length, np.array([index[name] for name in key.names], np.intp), fixed)
 
 
 def _joint_state(key: Key, cdr: bytes) -> np.ndarray:
     found = _joint_layout(key, cdr)
-    return np.frombuffer(cdr, "<f8", found.length, found.offset)[found.chosen].astype(key.dtype)
+    return np.frombuffer(cdr, "<f8", found.length, found.offset)[found.chosen].astype(key.dtype, copy=False)
 
 
 _VECTORS = {

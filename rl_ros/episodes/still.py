@@ -7,7 +7,7 @@ import numpy as np
 from rl_ros.contract import Key
 from rl_ros.episodes.assemble import Tick
 
-MOVED = {"m": 0.01, "rad": 0.05}
+MOVED = {"m": 0.005, "rad": 0.025}
 """How far a measurement must have moved, by its unit, for a picture of it to have changed."""
 
 

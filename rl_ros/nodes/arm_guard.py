@@ -70,6 +70,7 @@ class ArmGuard(Node):
         for topic in sorted(topics):
             self.listen(topic, lambda cdr, topic=topic: self.on_message(topic, cdr))  # type: ignore[misc]
         self.listen("joint_states", self.on_joints)
+        self.listen("policy/actor", lambda cdr: self.give(self.sentry.on_actor(cdr, steady())))
         self.listen("emergency_stop", self.on_emergency_stop)
         self.listen("operator/heartbeat", lambda cdr: self.sentry.on_heartbeat(steady()))
         self.listen("episode/event", self.on_event)

@@ -1,5 +1,6 @@
 """What every node of rl_ros shares: parameters and topics come from `config/nodes.yaml`, and failures are told."""
 
+import inspect
 import sys
 import time
 import traceback
@@ -243,7 +244,9 @@ class Node(rclpy.node.Node):
 
     def steady_timer(self, period: float, callback: Callable[[], None]) -> Timer:
         """A timer that fires every `period` s whatever ROS time does."""
-        return self.create_timer(period, self.guarded(callback), clock=Clock(clock_type=ClockType.STEADY_TIME))
+        fire = self.guarded(callback)
+        fire.__signature__ = _TAKES_NOTHING  # type: ignore[attr-defined]
+        return self.create_timer(period, fire, clock=Clock(clock_type=ClockType.STEADY_TIME))
 
     def destroy_node(self) -> None:
         """Take the node off the graph, with the subscriptions that are polled."""
@@ -279,6 +282,10 @@ class Node(rclpy.node.Node):
             reliability=ReliabilityPolicy.RELIABLE if chosen.reliable else ReliabilityPolicy.BEST_EFFORT,
             durability=DurabilityPolicy.TRANSIENT_LOCAL if chosen.transient_local else DurabilityPolicy.VOLATILE,
         )
+
+
+_TAKES_NOTHING = inspect.Signature()
+"""What rclpy would otherwise find out anew each time that a timer fires."""
 
 
 def _never_called(cdr: bytes) -> None:

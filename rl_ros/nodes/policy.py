@@ -6,6 +6,7 @@ from rcl_interfaces.msg import SetParametersResult
 from rclpy.lifecycle import LifecycleNodeMixin, LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter
 
+from rl_ros.contract import NOBODY
 from rl_ros.episodes import messages
 from rl_ros.episodes.assemble import Assembler, EpisodeGate, Tick
 from rl_ros.episodes.pace import Pace
@@ -151,7 +152,8 @@ class Policy(Node, LifecycleNodeMixin):
             self.answer(tick)
 
     def answer(self, tick: Tick) -> None:
-        """One action for a valid tick; nothing for one that lacks anything, or that is not what the camera sees now."""
+        """One action for a valid tick. None for one that lacks anything, or that is not what the camera sees now: the
+        guard is told at once, and need not wait for its watchdog."""
         self.last_stamp = tick.stamp
         if not self.gate.running or self.actor is None:
             return
@@ -162,6 +164,8 @@ class Policy(Node, LifecycleNodeMixin):
         if problems:
             self.pace.invalid += 1
             self.report("; ".join(problems))
+            if not self.patient:  # in lockstep the arm waits for an action anyway
+                self.send("policy/actor", messages.actor_cdr(tick.stamp, NOBODY))
             return
         began = steady()
         action = self.actor.act(tick)

@@ -296,8 +296,8 @@ def _reach(guard: Guard, motion: Motion) -> Rejection | None:
 def _joint_position(guard: Guard, motion: Motion) -> None:
     """No joint is faster than it can brake before its limit; one beyond it goes no further, but may come back."""
     measured = motion.request.measured
-    up = _stoppable(guard.joint_high - measured, guard.acceleration, guard.period)
-    down = _stoppable(measured - guard.joint_low, guard.acceleration, guard.period)
+    room = np.array([guard.joint_high - measured, measured - guard.joint_low])
+    up, down = _stoppable(room, guard.acceleration, guard.period)
     bounded = _clip(motion.joint_velocity, -down, up)
     if _largest(bounded - motion.joint_velocity) > 1e-9:
         motion.codes.append(Code.JOINT_POSITION_LIMITED)

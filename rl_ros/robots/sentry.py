@@ -181,7 +181,7 @@ class Sentry:
     def on_joints(self, cdr: bytes, now: float) -> list[Answer]:
         """Where the arm is; may complete an action that came first."""
         try:
-            stamp, measured = messages.stamp_of(cdr), messages.value(self.joints, cdr)
+            stamp, measured = messages.stamp_of(cdr), self.actions.value("joints", cdr)
         except messages.MessageError as error:
             return self._refuse(self.measured_stamp, Code.JOINT_STATE_INVALID, str(error), now)
         answers: list[Answer] = []
@@ -200,6 +200,17 @@ class Sentry:
             return answers + self._refuse(self.measured_stamp, *rejection, now)
         self.measured, self.measured_stamp, self.measured_at = measured, stamp, now
         return answers + self._judge_all(JOINT_STATES, cdr, now)
+
+    def on_actor(self, cdr: bytes, now: float) -> list[Answer]:
+        """Who has chosen an action; where nobody has, the policy says so at once."""
+        try:
+            stamp, actor = messages.stamp_of(cdr), messages.value(self.contract.actor_key, cdr)
+        except messages.MessageError as error:
+            return self._refuse(self.measured_stamp, Code.MALFORMED, f"who acts: {error}", now)
+        answered = all(stamp <= self.newest.get(topic, -1) for topic in self.action_topics)
+        if actor.any() or answered or self.last_action is None:
+            return []
+        return self._hold(Code.NO_ACTION, "the policy cannot act on what it is shown; see /diagnostics")
 
     def on_heartbeat(self, now: float) -> None:
         """The operator is there."""

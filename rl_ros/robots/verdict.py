@@ -49,6 +49,7 @@ class Code(Enum):
     CLOCK_JUMP = "clock_jump"
     EMERGENCY_STOP = "emergency_stop"
     HEARTBEAT_LOST = "heartbeat_lost"
+    NO_ACTION = "no_action"
     WATCHDOG = "watchdog"
     BETWEEN_EPISODES = "between_episodes"
     FAILED = "guard_failed"
