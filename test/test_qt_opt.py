@@ -110,7 +110,7 @@ class Known(nn.Module):
         super().__init__()
         self.plain, self.best = q.plain, best
 
-    def forward(self, scene: Scene, action: Tensor) -> Tensor:
+    def judge(self, scene: Scene, action: Tensor) -> Tensor:
         return -(action - self.best[:, None]).square().sum(-1)
 
 
@@ -138,7 +138,7 @@ def test_a_place_is_looked_at_where_the_camera_shows_it() -> None:
     row, column = torch.meshgrid(torch.arange(16.0), torch.arange(16.0), indexing="ij")
     cells = torch.stack([column, row], dim=-1).view(-1, 2).repeat(2, 1)
     places = torch.tensor([[[0.5, 0.0], [0.55, 0.06]], [[0.45, -0.05], [0.5, 0.1]]])
-    seen = q.look(cells, places)
+    seen = q.look(cells, *places.unbind(-1))
     projection = torch.tensor(QTOptConfig().projection).view(3, 4)
     points = torch.cat([places, torch.full((2, 2, 1), 0.015), torch.ones(2, 2, 1)], dim=-1)
     pixels = points @ projection.T

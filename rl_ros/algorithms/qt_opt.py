@@ -137,7 +137,7 @@ class CrossEntropyMethod(nn.Module):
             continuous = (mean + std * self.noise[iteration]).clamp(-1.0, 1.0)
             high = (self.uniform[iteration] < share).float() * 2.0 - 1.0
             actions = q.plain(torch.where(self.is_discrete, high, continuous))
-            logits = q(scene, actions)
+            logits = q.judge(scene, actions)
             found, index = torch.topk(logits, self.elites, dim=1)
             elite = torch.gather(actions, 1, index[:, :, None].expand(-1, -1, size))
             best, logit = elite[:, 0], found[:, 0]
@@ -241,7 +241,7 @@ class QTOpt(Algorithm):
         apart = (places[:, :, None] - xyz[:, None, :, :2]).square().sum(-1)
         lifted = xyz[:, None, :, 2] > 0.08
         closeness = torch.exp(-apart / (2 * 0.015**2)).masked_fill(lifted, 0.0).amax(2)
-        seen = self.acting.q.look(scene.cells, places)
+        seen = self.acting.q.look(scene.cells, *places.unbind(-1))
         return nn.functional.binary_cross_entropy_with_logits(self.networks["occupied"](seen)[..., 0], closeness)
 
     def after_update(self) -> None:

@@ -100,7 +100,6 @@ class GraspQ(nn.Module):
         hidden_layers: how many.
     """
 
-    projection: Tensor
     centre: Tensor
     span: Tensor
     still: Tensor
@@ -129,36 +128,43 @@ class GraspQ(nn.Module):
             still[self.terminate] = 1.0
         self.register_buffer("still", still, persistent=False)
         self.rows, self.columns = encoder.rows, encoder.columns
-        self.register_buffer("projection", torch.tensor(projection, dtype=torch.float32).view(3, 4), persistent=False)
+        # x, y and 1 of a place on the floor to its homogeneous pixel.
+        matrix = torch.tensor(projection, dtype=torch.float32).view(3, 4)
+        matrix = torch.cat([matrix[:, :2], matrix[:, 2:3] * FLOOR + matrix[:, 3:]], dim=1)
+        self.floor_projection: list[list[float]] = matrix.tolist()
         self.register_buffer("centre", torch.tensor(CENTRE), persistent=False)
         self.register_buffer("span", torch.tensor(SPAN), persistent=False)
         self.channels = encoder.channels
         # The first layer in parts, added up: what they look at need not be copied side by side.
-        self.see = nn.Linear(3 * encoder.channels, hidden_size)
-        self.reach = nn.Linear(3 + 2 + len(names), hidden_size, bias=False)
-        self.hold = nn.Linear(3 + 1, hidden_size, bias=False)
+        self.see = nn.Linear(3 * encoder.channels, hidden_size, bias=False)
+        self.reach = nn.Linear(2 + len(names), hidden_size, bias=False)
+        self.hold = nn.Linear(3 + 1, hidden_size)
         self.rest = multilayer([hidden_size] * hidden_layers + [1])
 
     def forward(self, scene: Scene, action: Tensor) -> Tensor:
         """Logits float32 (batch, n) of n actions in each observation, (batch, n, A) scaled to -1..1."""
+        return self.judge(scene, self.plain(action))
+
+    def judge(self, scene: Scene, action: Tensor) -> Tensor:
+        """As `forward`, of actions that `plain` has seen."""
         batch, count = action.shape[:2]
-        action = self.plain(action)
-        moved = self.layout.low + (action + 1.0) / 2.0 * (self.layout.high - self.layout.low)
-        hand = scene.hand[:, None, :].expand(-1, count, -1)
-        target = hand[..., :3] + moved[..., self.velocity : self.velocity + 3] * self.period
-        turn = moved[..., self.yaw] * self.period
-        cosine = hand[..., 3] * torch.cos(turn) - hand[..., 4] * torch.sin(turn)
-        sine = hand[..., 4] * torch.cos(turn) + hand[..., 3] * torch.sin(turn)
+        low, half = self.layout.low * self.period, (self.layout.high - self.layout.low) / 2.0 * self.period
+        along, yaw = slice(self.velocity, self.velocity + 2), self.yaw
+        middle = scene.hand[:, None, :2] + (action[..., along] * half[along] + (low + half)[along])
+        turn = action[..., yaw] * half[yaw] + (low + half)[yaw]
+        before, across = scene.hand[:, 3, None], scene.hand[:, 4, None]
+        c, s = torch.cos(turn), torch.sin(turn)
+        cosine, sine = before * c - across * s, across * c + before * s
         # The fingers are along the tool's y, which at a yaw is (sin, -cos).
-        finger = REACH * torch.stack([sine, -cosine], dim=-1)
-        middle = target[..., :2]
-        places = torch.stack([middle, middle - finger, middle + finger], dim=2)
-        seen = self.look(scene.cells, places.view(batch, -1, 2)).view(batch, count, 3 * self.channels)
+        (x, y), aside, ahead = middle.unbind(-1), sine * REACH, cosine * -REACH
+        x, y = torch.stack([x, x - aside, x + aside], dim=-1), torch.stack([y, y - ahead, y + ahead], dim=-1)
+        seen = self.look(scene.cells, x.view(batch, -1), y.view(batch, -1)).view(batch * count, 3 * self.channels)
         turned = torch.stack([cosine * cosine - sine * sine, 2.0 * cosine * sine], dim=-1)
-        asked = torch.cat([(target - self.centre) / self.span, turned, action], dim=-1)
+        asked = torch.cat([turned, action], dim=-1).flatten(0, 1)
         held = torch.cat([(scene.hand[:, :3] - self.centre) / self.span, scene.hand[:, 5:] / OPEN * 2.0 - 1.0], dim=1)
-        first = self.see(seen) + self.reach(asked) + self.hold(held)[:, None]
-        logits: Tensor = self.rest(torch.relu(first)).squeeze(-1)
+        first = self.hold(held).repeat_interleave(count, dim=0)
+        first = first.addmm_(asked, self.reach.weight.t()).addmm_(seen, self.see.weight.t())
+        logits: Tensor = self.rest(torch.relu_(first)).view(batch, count)
         return logits
 
     def plain(self, action: Tensor) -> Tensor:
@@ -167,20 +173,20 @@ class GraspQ(nn.Module):
             return action
         return torch.where(action[..., self.terminate : self.terminate + 1] > 0.0, self.still, action)
 
-    def look(self, cells: Tensor, places: Tensor) -> Tensor:
-        """Features (batch, n, channels) at places on the floor, (batch, n, 2) m, between the cells around each."""
-        batch = places.shape[0]
-        p = self.projection
-        x, y = places[..., 0], places[..., 1]
-        u, v, w = (p[i, 0] * x + p[i, 1] * y + (p[i, 2] * FLOOR + p[i, 3]) for i in range(3))
+    def look(self, cells: Tensor, x: Tensor, y: Tensor) -> Tensor:
+        """Features (batch, n, channels) at places on the floor, (batch, n) m each, between the cells around them."""
+        batch = x.shape[0]
+        u, v, w = (x * row[0] + (y * row[1] + row[2]) for row in self.floor_projection)
         # Pixels to cells; the middle of the first cell is at pixel (STRIDE - 1) / 2.
-        column = ((u / w - (STRIDE - 1) / 2) / STRIDE).clamp(0.0, self.columns - 1.001)
-        row = ((v / w - (STRIDE - 1) / 2) / STRIDE).clamp(0.0, self.rows - 1.001)
+        scale, middle = w.reciprocal() / STRIDE, (STRIDE - 1) / 2 / STRIDE
+        column = (u * scale - middle).clamp(0.0, self.columns - 1.001)
+        row = (v * scale - middle).clamp(0.0, self.rows - 1.001)
         left, top = column.floor(), row.floor()
         right, down = column - left, row - top
         first = torch.arange(batch)[:, None] * (self.rows * self.columns)
-        corner = first + top.long() * self.columns + left.long()
-        share = torch.stack([(1 - right) * (1 - down), right * (1 - down), (1 - right) * down, right * down], dim=-1)
+        corner = first + (top * self.columns + left).long()
+        both = right * down
+        share = torch.stack([1 - right - down + both, right - both, down - both, both], dim=-1)
         around = corner[..., None] + torch.tensor([0, 1, self.columns, self.columns + 1])
         if torch.onnx.is_in_onnx_export():  # which knows no sum of rows in one step
             return (nn.functional.embedding(around, cells) * share[..., None]).sum(dim=-2)

@@ -123,7 +123,8 @@ def multilayer(sizes: Sequence[int], layer_norm: bool = False) -> nn.Sequential:
     for i, (inputs, outputs) in enumerate(zip(sizes[:-1], sizes[1:], strict=True)):
         layers.append(nn.Linear(inputs, outputs))
         if i < len(sizes) - 2:
-            layers += [nn.LayerNorm(outputs), nn.ReLU()] if layer_norm else [nn.ReLU()]
+            layers += [nn.LayerNorm(outputs)] if layer_norm else []
+            layers.append(nn.ReLU(inplace=True))  # nothing else needs what it replaces
     return nn.Sequential(*layers)
 
 
