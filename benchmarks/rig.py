@@ -108,21 +108,29 @@ def begin(
     figures: dict[str, float] = {}
     if sees:
         images = [episode.observation["image"] for episode in episodes]
-        seen = np.concatenate([image for index, image in enumerate(images) if index % HELD_OUT])
+        learned = [image for index, image in enumerate(images) if index % HELD_OUT]
         latent = Contract.load(task).latent.shape[0]
         with progress() as bar:
             shown = bar.add_task("training the encoder", total=budget.encoder_updates)
             _, _, figures = train_encoder(
-                seen,
+                np.concatenate(learned),
                 np.concatenate(images[::HELD_OUT]),
                 latent,
                 out,
                 updates=budget.encoder_updates,
                 config=config,
+                contexts=firsts(learned) if config.conditional else None,
+                held_out_contexts=firsts(images[::HELD_OUT]),
                 seed=seed,
                 progress=lambda done: bar.update(shown, completed=done),
             )
     return episodes, {"seconds": time.monotonic() - began, **figures}
+
+
+def firsts(episodes: list[np.ndarray]) -> np.ndarray:
+    """For each image of some episodes, one after the other, the index of the first one of its episode."""
+    lengths = [len(images) for images in episodes]
+    return np.repeat(np.cumsum([0, *lengths[:-1]]), lengths)
 
 
 def run_method(

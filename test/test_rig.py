@@ -157,6 +157,35 @@ def test_when_the_encoder_learns_on_everything_remembered_is_encoded_anew(
             assert all((known == goal).all(1).any() for goal in run._pool[:20])
 
 
+def test_a_conditional_encoder_sees_the_first_image_of_each_episode(wandered: list[Episode], tmp_path: Path) -> None:
+    images = np.concatenate([episode.observation["image"] for episode in wandered])
+    length = len(wandered[0].stamps)
+    config = RepresentationConfig(features=32, hidden_size=64, conditional=True)
+    begins = np.arange(len(images)) // length * length
+    held, learned = slice(0, length), slice(length, None)
+    train_encoder(
+        images[learned],
+        images[held],
+        CONTRACT.latent.shape[0],
+        tmp_path / "first",
+        updates=30,
+        config=config,
+        contexts=begins[learned] - length,
+        held_out_contexts=begins[held],
+    )
+    with rollouts_of(tmp_path / "first" / "encoder") as rollouts:
+        run = training(tmp_path / "first" / "encoder", tmp_path / "run", rollouts, skew=-0.5, seen_through=False)
+        run.remember(wandered)
+        for _ in range(3):
+            run.round()
+        memory, encoder = run.memory, run.camera.encoder
+        assert encoder.conditional
+        rows = np.flatnonzero(memory.episode >= 0)
+        context = memory.auxiliary["image"][memory.first_row[rows]]
+        latents = encoder.encode_all(memory.auxiliary["image"][rows], context)
+        np.testing.assert_array_equal(memory.observation[LATENT][rows], latents)
+
+
 def test_a_run_goes_on_bit_for_bit_after_an_interruption(
     wandered: list[Episode], first_encoder: Path, tmp_path: Path
 ) -> None:

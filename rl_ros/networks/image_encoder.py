@@ -48,6 +48,9 @@ BLOCKS = 8
 GAIN = (0.5, 2.0)
 """Brightness and contrast may be so many times those of the images that were learned from."""
 
+Coder = Callable[[np.ndarray, np.ndarray], np.ndarray]
+"""An image and the first one of its episode to a latent; or a latent and that image to an image, uint8."""
+
 
 @dataclass(frozen=True)
 class Calibration:
@@ -163,9 +166,10 @@ def measures(image: np.ndarray, reconstruction: np.ndarray, latent: np.ndarray) 
 
 
 def calibrated(
-    encode: Callable[[np.ndarray], np.ndarray],
-    decode: Callable[[np.ndarray], np.ndarray],
+    encode: Coder,
+    decode: Coder,
     images: np.ndarray,
+    first: np.ndarray,
     refused: float = 0.01,
 ) -> Calibration:
     """Limits that so large a share of images like these is above.
@@ -174,10 +178,12 @@ def calibrated(
         encode: an image to its latent.
         decode: a latent to an image, uint8.
         images: that training has not seen, uint8 (n, height, width, channels).
+        first: the first image of the episode of each, of the same shape.
         refused: share of good images that may be refused, all measures together.
     """
-    latents = [encode(image) for image in images]
-    rows = [measures(image, decode(latent), latent) for image, latent in zip(images, latents, strict=True)]
+    latents = [encode(image, context) for image, context in zip(images, first, strict=True)]
+    seen = zip(images, first, latents, strict=True)
+    rows = [measures(image, decode(latent, context), latent) for image, context, latent in seen]
     share = refused / len(rows[0])
     limits = {name: float(np.quantile([row[name] for row in rows], 1.0 - share)) for name in rows[0]}
     pairs = np.random.default_rng(0).integers(0, len(latents), (2, 20_000))

@@ -14,7 +14,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rl_ros.networks.image_encoder import ImageEncoder, calibrated, export, load_weights, save_encoder, session_of
+from rl_ros.networks.image_encoder import (
+    Coder,
+    ImageEncoder,
+    calibrated,
+    export,
+    load_weights,
+    save_encoder,
+    session_of,
+)
 from rl_ros.networks.vae import ImageVAE, log_likelihood, vae_loss
 from rl_ros.training.logs import RunLog
 
@@ -111,19 +119,26 @@ class RepresentationTraining:
             mean = images[:: max(1, len(images) // 1000)].mean(0, dtype=np.float64) / 255.0
             self.model.decoder.background.copy_(torch.from_numpy(mean))
 
-    def log_likelihood(self, images: np.ndarray, count: int = 10) -> np.ndarray:
-        """log p(x) of each image up to a constant, float64 (n,), from `count` latents each."""
+    def log_likelihood(self, images: np.ndarray, first: np.ndarray | None = None, count: int = 10) -> np.ndarray:
+        """log p(x) of each image up to a constant, float64 (n,), from `count` latents each; `first` as for `freeze`."""
         found = []
         for start in range(0, len(images), self.config.batch_size):
-            image = torch.from_numpy(images[start : start + self.config.batch_size])
+            rows = slice(start, start + self.config.batch_size)
+            image = torch.from_numpy(images[rows])
+            context = torch.from_numpy(first[rows]) if first is not None else None
             noise = torch.randn(count, len(image), self.model.latent, generator=self._generator)
-            found.append(log_likelihood(self.model, image, noise).double().numpy())
+            found.append(log_likelihood(self.model, image, noise, context=context).double().numpy())
         return np.concatenate(found)
 
-    def freeze(self, directory: Path, images: np.ndarray) -> ImageEncoder:
-        """Write what the model is now as an encoder, calibrated with images that it has not learned from."""
-        encode, decode = runnable(self.model)
-        calibration = calibrated(encode, decode, images[:CHECKED_AT_MOST])
+    def freeze(self, directory: Path, images: np.ndarray, first: np.ndarray | None = None) -> ImageEncoder:
+        """Write what the model is now as an encoder, calibrated with images that it has not learned from.
+
+        Args:
+            images: (n, height, width, channels), of which the first `CHECKED_AT_MOST` count.
+            first: the first image of the episode of each, of the same shape; by default each is its own.
+        """
+        images = images[:CHECKED_AT_MOST]
+        calibration = calibrated(*runnable(self.model), images, images if first is None else first[:CHECKED_AT_MOST])
         return save_encoder(directory, self.model, calibration, asdict(self.config))
 
     def state_dict(self) -> dict[str, Tensor]:
@@ -190,6 +205,7 @@ def train_encoder(
     updates: int = 4000,
     config: RepresentationConfig | None = None,
     contexts: np.ndarray | None = None,
+    held_out_contexts: np.ndarray | None = None,
     seed: int = 0,
     progress: Callable[[int], None] = lambda done: None,
 ) -> tuple[RepresentationTraining, ImageEncoder, dict[str, float]]:
@@ -201,6 +217,7 @@ def train_encoder(
         latent: numbers in a latent.
         updates: how many.
         contexts: see `RepresentationTraining.fit`.
+        held_out_contexts: the same for `held_out`; by default each of its images is its own context.
         progress: called with the number of updates made.
 
     Returns:
@@ -217,10 +234,11 @@ def train_encoder(
                 log.write({"update": done, **{name: float(value) for name, value in metrics.items()}})
 
         metrics = training.fit(images, updates, contexts=contexts, on_update=note)
-    encoder = training.freeze(out / "encoder", held_out[::2])
-    measured = held_out[1::2][:CHECKED_AT_MOST]
-    refused = np.mean([encoder.look(image, image).score > 1.0 for image in measured])
-    write_pictures(encoder, held_out, out, seed)
+    first = held_out if held_out_contexts is None else held_out[held_out_contexts]
+    encoder = training.freeze(out / "encoder", held_out[::2], first[::2])
+    measured = list(zip(held_out[1::2], first[1::2], strict=True))[:CHECKED_AT_MOST]
+    refused = np.mean([encoder.look(*pair).score > 1.0 for pair in measured])
+    write_pictures(encoder, held_out, first, out, seed)
     return training, encoder, {"false_refusals": float(refused), "measured": float(len(measured)), **metrics}
 
 
@@ -233,27 +251,29 @@ def restored(encoder: ImageEncoder, seed: int = 0) -> RepresentationTraining:
     return training
 
 
-def runnable(model: ImageVAE) -> tuple[Callable[[np.ndarray], np.ndarray], Callable[[np.ndarray], np.ndarray]]:
-    """Encode and decode single images as an encoder on disk would, each image with itself as its context."""
+def runnable(model: ImageVAE) -> tuple[Coder, Coder]:
+    """Encode and decode single images, and latents, as an encoder on disk would, each with its context."""
     encoder, decoder = map(session_of, export(model))
 
-    def encode(image: np.ndarray) -> np.ndarray:
-        latent: np.ndarray = encoder.run(None, {"image": image} | ({"context": image} if model.conditional else {}))[0]
+    def encode(image: np.ndarray, context: np.ndarray) -> np.ndarray:
+        latent: np.ndarray = encoder.run(None, {"image": image} | ({"context": context} if model.conditional else {}))[
+            0
+        ]
         return latent
 
-    def decode(latent: np.ndarray, context: np.ndarray | None = None) -> np.ndarray:
+    def decode(latent: np.ndarray, context: np.ndarray) -> np.ndarray:
         image = decoder.run(None, {"latent": latent} | ({"context": context} if model.conditional else {}))[0]
         return np.clip(np.rint(image * 255.0), 0, 255).astype(np.uint8)
 
     return encode, decode
 
 
-def write_pictures(encoder: ImageEncoder, images: np.ndarray, out: Path, seed: int = 0) -> None:
-    """`reconstructions.png` and `samples.png` in `out`."""
-    chosen = images[np.linspace(0, len(images) - 1, 2 * STRIP).astype(np.int64)]
+def write_pictures(encoder: ImageEncoder, images: np.ndarray, first: np.ndarray, out: Path, seed: int = 0) -> None:
+    """`reconstructions.png` and `samples.png` in `out`; `first` is the first image of the episode of each."""
+    chosen = np.linspace(0, len(images) - 1, 2 * STRIP).astype(np.int64)
     rows = []
     for part in (chosen[:STRIP], chosen[STRIP:]):
-        rows += [part, np.stack([encoder.look(image, image).reconstruction for image in part])]
+        rows += [images[part], np.stack([encoder.look(images[row], first[row]).reconstruction for row in part])]
     write_sheet(out / "reconstructions.png", rows)
     latents = np.random.default_rng(seed).normal(size=(4 * STRIP, encoder.latent)).astype(np.float32)
     imagined = np.stack([encoder.decode(latent, images[0]) for latent in latents])

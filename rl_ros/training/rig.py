@@ -303,17 +303,15 @@ class RigTraining(LatentTraining):
         if not self.rig.refresh_every or self.episodes - self._refreshed_at < self.rig.refresh_every:
             return
         rows, learned = self._rows()
-        images = self.memory.auxiliary[self.camera.image]
-        weights = self._weights(images, learned)
-        contexts = None
-        if self.representation.config.conditional:
-            contexts = np.searchsorted(learned, self.memory.first_row[learned])
+        images, first = self.memory.auxiliary[self.camera.image], self.memory.first_row
+        weights = self._weights(learned)
+        contexts = np.searchsorted(learned, first[learned]) if self.camera.encoder.conditional else None
         self.representation.fit(
             images[learned], self.rig.refresh_updates, contexts=contexts, weights=weights, rate=self.rig.refresh_rate
         )
-        held_out = np.setdiff1d(rows, learned)
-        calibrating = images[self._rng.permutation(held_out)]
-        old, self.camera.encoder = self.camera.encoder, self.representation.freeze(self.out / ENCODER, calibrating)
+        held_out = self._rng.permutation(np.setdiff1d(rows, learned))
+        made = self.representation.freeze(self.out / ENCODER, images[held_out], images[first[held_out]])
+        old, self.camera.encoder = self.camera.encoder, made
         self.encode_anew(old)
         self._refreshed_at = self.episodes
         self._imagine_anew()
@@ -371,10 +369,16 @@ class RigTraining(LatentTraining):
         rows = np.flatnonzero(self.memory.episode >= 0)
         return rows, rows[self.memory.episode[rows] % HELD_OUT != 0]
 
-    def _weights(self, images: np.ndarray, learned: np.ndarray) -> np.ndarray:
+    def _skewed(self, rows: np.ndarray) -> np.ndarray:
+        """How often the image of each row is to be drawn: what is rare, more often."""
+        images, first = self.memory.auxiliary[self.camera.image], self.memory.first_row
+        context = images[first[rows]] if self.camera.encoder.conditional else None
+        return skewed(self.representation.log_likelihood(images[rows], context), self.rig.skew)
+
+    def _weights(self, learned: np.ndarray) -> np.ndarray:
         """How often each image is to be learned from."""
         if self.rig.skew:
-            return skewed(self.representation.log_likelihood(images[learned]), self.rig.skew)
+            return self._skewed(learned)
         new = self.memory.episode[learned] >= self._refreshed_at
         share = self.rig.new_share if 0 < new.sum() < len(new) else 0.5
         return np.where(new, share / max(new.sum(), 1), (1.0 - share) / max((~new).sum(), 1))
@@ -384,10 +388,7 @@ class RigTraining(LatentTraining):
         if self.rig.skew:
             rows, _ = self._rows()
             chosen = self._rng.choice(rows, min(len(rows), 10 * POOL), replace=False)
-            weights = skewed(
-                self.representation.log_likelihood(self.memory.auxiliary[self.camera.image][chosen]), self.rig.skew
-            )
-            self._pool = self.memory.achieved_goal[self._rng.choice(chosen, POOL, p=weights)]
+            self._pool = self.memory.achieved_goal[self._rng.choice(chosen, POOL, p=self._skewed(chosen))]
         else:
             self._pool = self._imagined(self.camera.encoder, self.episodes)
         self.practise(drawn_from(self._pool))
