@@ -69,6 +69,7 @@ setup(
         *shared(),
         ("lib/rl_ros", executables()),
     ],
+    extras_require={"ray": ["ray==2.49.0"]},  # for runs in parts on several machines
     entry_points={"console_scripts": ["rl_ros = rl_ros.cli:main"]},
     zip_safe=False,
 )

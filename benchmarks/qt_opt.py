@@ -35,8 +35,8 @@ from rl_ros.training.logs import RunLog
 
 LAST = 5
 """Checkpoints whose mean is the result."""
-SEED = 12345
-"""Of the first episode of each evaluation; recordings begin at 0."""
+SEEDS = {"train": 1_900_000_000, "held_out": 12345}
+"""Of the first episode of each evaluation. Recordings begin at 0, and hold none of the held-out objects."""
 BLOCK = 50
 """Updates whose batches are drawn at once."""
 COLUMNS = ("targets", "grasps", "updates", "checkpoint", "success_training", "success", "detector_agreement", "ticks")
@@ -111,9 +111,9 @@ def main() -> int:
         task = progress.add_task("grasping", total=2 * len(written) * options.episodes)
         for number, (updates, directory) in enumerate(written, start=options.checkpoints - len(written) + 1):
             found = {}
-            for objects in ("train", "held_out"):
+            for objects, seed in SEEDS.items():
                 found[objects] = evaluate_grasps(
-                    load_bundle(directory), objects, options.episodes, SEED, lambda *_: progress.advance(task)
+                    load_bundle(directory), objects, options.episodes, seed, lambda *_: progress.advance(task)
                 )
             agreement = np.mean([each["detector_agreement"] for each in found.values()])
             rows.append(

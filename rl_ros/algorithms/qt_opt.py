@@ -40,6 +40,12 @@ PROJECTION = (
 )  # fmt: skip
 
 
+TARGET = "target"
+"""In the extra columns of a batch whose targets were found elsewhere."""
+TARGETS = ("target", "lagged_target")
+"""The networks that targets come from."""
+
+
 @dataclass(frozen=True)
 class QTOptConfig(Config):
     """Settings of QT-Opt; those of the search are the paper's."""
@@ -163,7 +169,7 @@ class QTOpt(Algorithm):
         """`policy`, which holds Q, its two targets, and what tells where objects are."""
         policy = QPolicy(self.contract, self.config)
         networks: dict[str, nn.Module] = {"policy": policy}
-        for name in ("target", "lagged_target"):
+        for name in TARGETS:
             networks[name] = copy.deepcopy(policy).requires_grad_(False)
         if "objects_position" in self.contract.auxiliary and self.config.auxiliary_weight > 0:
             networks["occupied"] = nn.Linear(self.config.image_features, 1)
@@ -193,7 +199,7 @@ class QTOpt(Algorithm):
         config, policy = self.config, self.acting
         scene = policy.encoder.scene(features)
         logits = policy.q(scene, batch.action[:, None])[:, 0]
-        target = self.target(batch)
+        target = batch.extra[TARGET] if TARGET in batch.extra else self.target(batch)
         loss = cross_entropy(logits, target)
         with torch.no_grad():
             probability = torch.sigmoid(logits)
@@ -228,6 +234,22 @@ class QTOpt(Algorithm):
         other = second.q(older, action[:, None])[:, 0]
         target = clipped_double_target(batch.reward, batch.terminated, logit, other, config.discount)
         return torch.maximum(target, seen) if config.at_least_seen else target
+
+    def label(self, batch: Batch) -> Batch:
+        """The batch with its targets: another learner with the same weights need not search for them."""
+        target = self.target(self._transitions(batch, shift=0)).numpy()
+        return replace(batch, extra={**batch.extra, TARGET: target})
+
+    def target_weights(self) -> dict[str, np.ndarray]:
+        """Of the networks that targets come from, by name; copies."""
+        networks = ((name, self.networks[name].state_dict()) for name in TARGETS)
+        return {f"{name}.{key}": value.numpy().copy() for name, state in networks for key, value in state.items()}
+
+    def use_target_weights(self, weights: Mapping[str, np.ndarray]) -> None:
+        """Find targets with `target_weights` of another learner."""
+        for name in TARGETS:
+            own = {k.removeprefix(f"{name}."): v for k, v in weights.items() if k.startswith(f"{name}.")}
+            self.networks[name].load_state_dict({key: torch.from_numpy(value.copy()) for key, value in own.items()})
 
     def occupied_loss(self, scene: Scene, objects: Tensor) -> Tensor:
         """How well features on the floor tell what lies there; a scalar.

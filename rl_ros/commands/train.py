@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rl_ros.commands.console import console, positive, progress, share
+from rl_ros.commands.train_in_parts import add_in_parts, run_in_parts
 from rl_ros.commands.train_online import add_online, run_online
 from rl_ros.contract import ACTORS, Contract
 from rl_ros.episodes.bags import find_bags, read_bag
@@ -72,6 +73,7 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
     add_reading(parser)
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a setting of the algorithm")
     add_online(parser)
+    add_in_parts(parser)
     parser.set_defaults(run=run)
 
 
@@ -79,8 +81,10 @@ def run(options: argparse.Namespace) -> int:
     """Run the command."""
     if options.online:
         return run_online(options, _settings(options.set), _named_or_recorded(options))
+    if options.ray is not None or options.grasps:
+        return run_in_parts(options, _settings(options.set))
     if options.continue_from:
-        raise UserError("--continue goes with --online: it learns on from bags as they land.")
+        raise UserError("--continue goes with --online, which learns on from bags as they land, or with --grasps.")
     if not options.algorithm:
         raise UserError("give the --algorithm to train, such as iql.")
     if not (options.seconds or options.updates):

@@ -28,6 +28,8 @@ CENTRE, SPAN = (0.5, 0.0, 0.12), (0.15, 0.15, 0.12)
 """m: positions less the one, divided by the other, are about -1 to 1."""
 OPEN = 0.08
 """m between open fingers."""
+UNKNOWN = -1.5
+"""Logit of what is known of nothing yet: few grasps succeed, and the best of many guesses must not look like one."""
 STRIDE = 4
 """Pixels to a cell of the map."""
 
@@ -140,6 +142,7 @@ class GraspQ(nn.Module):
         self.reach = nn.Linear(2 + len(names), hidden_size, bias=False)
         self.hold = nn.Linear(3 + 1, hidden_size)
         self.rest = multilayer([hidden_size] * hidden_layers + [1])
+        nn.init.constant_(self.rest[-1].bias, UNKNOWN)  # type: ignore[arg-type] # a Linear's
 
     def forward(self, scene: Scene, action: Tensor) -> Tensor:
         """Logits float32 (batch, n) of n actions in each observation, (batch, n, A) scaled to -1..1."""

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 import rl_ros
+from rl_ros.contract import ACTOR_TOPIC
 from rl_ros.episodes import messages
 from rl_ros.episodes.ingest import EVENTS
 from rl_ros.episodes.record import UNFINISHED, EpisodeFile
@@ -53,6 +54,8 @@ class GraspEpisodes:
 
     environment: BinEnvironment
     file: EpisodeFile | None = None
+    actor: str = "scripted"
+    """Who chooses, for the record: one of `contract.ACTORS`."""
     stamp: int = 0
     """ns, of the tick at hand: one clock for all episodes of a file."""
     seen: list[Values] = field(default_factory=list)
@@ -125,6 +128,7 @@ class GraspEpisodes:
             return
         environment, stamp = self.environment, self.stamp
         contract, arm, command = environment.contract, environment.guard.arm, environment.command
+        self._write(ACTOR_TOPIC, messages.actor_cdr(stamp, self.actor))
         for topic, cdr in messages.action_cdrs(contract, stamp, action).items():
             self._write(topic, cdr)
         assert command is not None
@@ -147,7 +151,7 @@ def write_bag(
     name: str,
     seeds: Sequence[int],
     first: int,
-    choose: "Callable[[int], Choose]",
+    choose: Callable[[int], tuple[str, Choose]],
 ) -> list[Grasp]:
     """One bag of an episode for each seed.
 
@@ -157,7 +161,7 @@ def write_bag(
         name: of the bag.
         seeds: of the episodes.
         first: number of the first episode.
-        choose: what acts in the episode of a seed.
+        choose: who acts in the episode of a seed, one of `contract.ACTORS`, and how.
     """
     contract = environment.contract
     file = EpisodeFile(
@@ -165,7 +169,10 @@ def write_bag(
     )
     try:
         episodes = GraspEpisodes(environment, file)
-        grasps = [episodes.run(seed, first + index, choose(seed)) for index, seed in enumerate(seeds)]
+        grasps = []
+        for index, seed in enumerate(seeds):
+            episodes.actor, act = choose(seed)
+            grasps.append(episodes.run(seed, first + index, act))
         file.close({"outcome": "success" if all(grasp.success for grasp in grasps) else "mixed"})
     except BaseException:
         file.discard()
@@ -285,15 +292,20 @@ _ENVIRONMENTS: dict[ObjectSet, BinEnvironment] = {}
 """Of this process."""
 
 
+def scripted(environment: BinEnvironment, noise: float, seed: int) -> Choose:
+    """The scripted explorer in the episode of that seed."""
+    expert = environment.judge.expert(noise)
+    expert.reset(seed)
+    return expert.act
+
+
 def _run(job: _Job) -> list[Grasp]:
     environment = _ENVIRONMENTS.get(job.objects)
     if environment is None:
         environment = _ENVIRONMENTS[job.objects] = BinEnvironment(job.objects)
 
-    def choose(seed: int) -> Choose:
-        expert = environment.judge.expert(job.noise)
-        expert.reset(seed)
-        return expert.act
+    def choose(seed: int) -> tuple[str, Choose]:
+        return "scripted", scripted(environment, job.noise, seed)
 
     seeds = range(job.seed + job.start, job.seed + job.start + job.count)
     return write_bag(environment, job.out, f"grasps_{job.start:07d}_{job.count}", seeds, job.start, choose)
