@@ -21,6 +21,7 @@ import numpy as np
 from rl_ros.contract import IMAGES, Contract, Key
 from rl_ros.episodes.exchange.pieces import empty_directory, library, pieces, whole
 from rl_ros.episodes.memory import Episode
+from rl_ros.episodes.video import write_video
 from rl_ros.errors import UserError
 
 VERSION = "v3.0"
@@ -65,7 +66,7 @@ def write(episodes: Iterable[Episode], contract: Contract, out: Path, video: boo
         for name in features:
             if features[name]["dtype"] == "video":
                 place = {"chunk_index": number // FILES_IN_A_CHUNK, "file_index": number % FILES_IN_A_CHUNK}
-                _write_video(out / VIDEO_PATH.format(video_key=name, **place), columns[name], contract.control_rate)
+                write_video(out / VIDEO_PATH.format(video_key=name, **place), columns[name], contract.control_rate)
                 row |= {f"videos/{name}/{key}": value for key, value in place.items()}
                 row |= {f"videos/{name}/from_timestamp": 0.0, f"videos/{name}/to_timestamp": length * contract.period}
         arrays = [_arrow(arrow, columns[f.name], f.type, features[f.name]) for f in schema]
@@ -247,17 +248,6 @@ def _png(image: np.ndarray) -> bytes:
     if not done:
         raise UserError(f"an image of shape {list(image.shape)} cannot be written as PNG.")
     return bytes(data)
-
-
-def _write_video(path: Path, images: np.ndarray, rate: float) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    height, width = images.shape[1:3]
-    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), rate, (width, height))
-    if not writer.isOpened():
-        raise UserError(f"{path}: this build of OpenCV cannot write MP4; export images instead.")
-    for image in images:
-        writer.write(np.ascontiguousarray(np.broadcast_to(image[..., ::-1], (height, width, 3))))
-    writer.release()
 
 
 def _tasks(arrow: Any, task: str) -> Any:
