@@ -6,7 +6,8 @@
 Record the bags with `rl_ros collect bin_grasp --grasps 10000 --out BAGS`. It learns from the first `--grasps` of them
 offline, writes a bundle after each tenth or so of the updates, and lets the last five grasp: `--episodes` times each on
 objects of the training set in scenes never seen, and as often on the held-out ones. What counts is the mean of these
-five, not the best. DIR/qt_opt.csv has a row for each: grasps, updates, checkpoint, success of both.
+five, not the best. DIR/qt_opt.csv gets a row for each: grasps, updates, checkpoint, success of both. DIR/qt_opt.png
+shows the means of all that the CSV has, against the number of grasps: run it with several.
 
 The last line is a JSON object: `grasps`, `updates`, `success` (held out, mean of the last five), `success_training`,
 `detector_agreement`.
@@ -18,6 +19,7 @@ import json
 import sys
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from rich.console import Console
@@ -29,6 +31,7 @@ from rl_ros.contract import Contract
 from rl_ros.episodes.bags import find_bags
 from rl_ros.episodes.cache import cache_beside, load_columns
 from rl_ros.episodes.memory import ReplayMemory
+from rl_ros.episodes.statistics import wilson_interval
 from rl_ros.training.bundle import load_bundle, save_bundle
 from rl_ros.training.grasping import evaluate_grasps
 from rl_ros.training.logs import RunLog
@@ -39,6 +42,7 @@ SEEDS = {"train": 1_900_000_000, "held_out": 12345}
 """Of the first episode of each evaluation. Recordings begin at 0, and hold none of the held-out objects."""
 BLOCK = 50
 """Updates whose batches are drawn at once."""
+plt.switch_backend("Agg")
 COLUMNS = ("targets", "grasps", "updates", "checkpoint", "success_training", "success", "detector_agreement", "ticks")
 
 
@@ -83,6 +87,31 @@ def checkpoints(
                     source_episodes=[],
                 )
     return written
+
+
+def draw(file: Path, picture: Path, episodes: int) -> None:
+    """Success against the number of grasps, on objects known and held out, a pair of lines for each kind of target."""
+    with file.open() as lines:
+        rows = list(csv.DictReader(lines))
+    figure, axes = plt.subplots(figsize=(6.4, 4.0), layout="constrained")
+    for colour, targets in zip(
+        ("#2a6fbb", "#c2571a", "#4a8f3c"), sorted({row["targets"] for row in rows}), strict=False
+    ):
+        own = [row for row in rows if row["targets"] == targets]
+        counts = sorted({int(row["grasps"]) for row in own})
+        for column, style, objects in (("success", "-", "held out"), ("success_training", "--", "known")):
+            found = [[float(row[column]) for row in own if int(row["grasps"]) == count] for count in counts]
+            trials = [episodes * len(each) for each in found]
+            means = [float(np.mean(each)) for each in found]
+            bounds = [wilson_interval(round(m * n), n) for m, n in zip(means, trials, strict=True)]
+            errors = np.abs(np.transpose(bounds) - means)
+            label = f"{targets}, {objects} objects"
+            axes.errorbar(counts, means, errors, color=colour, linestyle=style, marker="o", capsize=3, label=label)
+    axes.set(xscale="log", ylim=(0, 1), xlabel="recorded grasps", ylabel="success, mean of the last checkpoints")
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=8)
+    figure.savefig(picture, dpi=120)
+    plt.close(figure)
 
 
 def main() -> int:
@@ -139,6 +168,7 @@ def main() -> int:
         if fresh:
             writer.writeheader()
         writer.writerows(rows)
+    draw(file, options.out / "qt_opt.png", options.episodes)
     mean = {name: round(float(np.mean([row[name] for row in rows])), 4) for name in COLUMNS[4:7]}
     print(json.dumps({"grasps": grasps, "updates": options.updates, **mean}))
     return 0

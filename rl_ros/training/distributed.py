@@ -7,11 +7,12 @@ Each part is a plain class. `Here` has them all in this process, one after the o
 `OnRay` makes each an actor of Ray, on this machine or on a cluster, and replaces one that dies.
 """
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, NamedTuple, Protocol, cast
 
 import numpy as np
 import torch
@@ -323,24 +324,131 @@ class OnRay:
 
 
 @dataclass
-class _Log:
-    """What has been grasped by whom since the last row."""
+class Mixture:
+    """Who has grasped, and how well, since the last row of the log."""
 
     grasps: dict[str, int] = field(default_factory=dict)
     successes: dict[str, int] = field(default_factory=dict)
 
     def add(self, found: Collected) -> None:
+        """The grasps of a bag."""
         for own, new in ((self.grasps, found.grasps), (self.successes, found.successes)):
             for actor, count in new.items():
                 own[actor] = own.get(actor, 0) + count
 
     def row(self) -> dict[str, float]:
-        """The mixture and how well each part of it does; and forget it."""
-        total = max(sum(self.grasps.values()), 1)
-        row = {"policy_share": self.grasps.get("policy", 0) / total}
-        row |= {f"{actor}_success": self.successes[actor] / count for actor, count in self.grasps.items() if count}
-        self.grasps, self.successes = {}, {}
-        return row
+        """The policy's share and the success of each; nothing where nobody has grasped. Forgets them."""
+        grasps, successes, self.grasps, self.successes = self.grasps, self.successes, {}, {}
+        if not grasps:
+            return {}
+        row = {"policy_share": grasps.get("policy", 0) / sum(grasps.values())}
+        return row | {f"{actor}_success": successes[actor] / count for actor, count in grasps.items() if count}
+
+
+class Job(NamedTuple):
+    """Something that a part has been asked."""
+
+    answer: Any
+    part: Any
+    batches: int
+    """That are learned from with the answer; 0 for a bag of grasps."""
+
+
+class PartsOfARun:
+    """Keeps every part busy: each collector with one bag, as long as grasps are due, each updater with one block.
+
+    Args:
+        settings: of the run.
+        engine: where the parts are.
+        progress: called with updates and collected grasps so far.
+    """
+
+    def __init__(self, settings: Settings, engine: Engine, progress: Callable[[int, int], None]) -> None:
+        self.settings, self.engine, self.progress = settings, engine, progress
+        self.contract = Contract.load("bin_grasp")
+        count = settings.collectors if settings.grasps else 0
+        self.idle = [engine.start(Collector, settings) for _ in range(count)]
+        self.replay = engine.start(Replay, settings, self.contract)
+        self.episodes: int = engine.take(engine.ask(self.replay, "look"))
+        """In the replay."""
+        self.newest = settings.continue_from
+        """Bundle that collectors act by."""
+        self.bags = self.asked = self.learned = self.collected = 0
+        self.jobs: list[Job] = []
+        self.mixture = Mixture()
+
+    def bootstrap(self) -> None:
+        """Collect until there are enough grasps to begin with.
+
+        Raises:
+            UserError: there is none, and nobody collects.
+        """
+        while self.episodes < self.settings.start_after:
+            self.collect(math.inf)
+            if not self.jobs:
+                break
+            self.hear(self.next_job())
+        if not self.episodes:
+            raise UserError(
+                f"{self.settings.bags}: no grasp to learn from; record some with `rl_ros collect bin_grasp --grasps`."
+            )
+
+    def learn(self) -> Path:
+        """Learn and collect until all updates are made; returns the bundle."""
+        settings, engine = self.settings, self.engine
+        normalisation = engine.take(engine.ask(self.replay, "normalisation"))
+        trainer = engine.start(Trainer, settings, self.contract, normalisation)
+        for _ in range(settings.updaters):
+            self.label(engine.start(Updater, settings, self.contract, normalisation), trainer)
+        began, first = time.monotonic(), self.bags
+        with RunLog(settings.out / "metrics.csv") as log:
+            while self.learned < settings.updates:
+                self.collect(first + self.learned / (settings.updates_a_grasp * settings.grasps_a_bag))
+                job = self.next_job()
+                if not job.batches:
+                    self.hear(job)
+                    continue
+                metrics = engine.take(job.answer)
+                before, self.learned = self.learned, self.learned + job.batches
+                if self.learned // settings.export_every > before // settings.export_every:
+                    self.newest = engine.take(engine.ask(trainer, "export", f"{NEWEST}_{self.learned:07d}"))
+                row = {"update": self.learned, "seconds": time.monotonic() - began, "episodes": self.episodes}
+                log.write({**row, **metrics, **self.mixture.row()})
+                self.progress(self.learned, self.collected)
+                self.label(job.part, trainer)
+        while self.jobs:
+            self.hear(self.next_job())
+        return Path(engine.take(engine.ask(trainer, "export", NEWEST)))
+
+    def collect(self, due: float) -> None:
+        """Ask collectors that have nothing to do for the bags that are due, counted from the first."""
+        size = self.settings.grasps_a_bag
+        while self.idle and self.bags + 1 <= due and self.bags * size < self.settings.grasps:
+            collector = self.idle.pop()
+            self.jobs.append(Job(self.engine.ask(collector, "collect", self.bags, self.newest), collector, 0))
+            self.bags += 1
+
+    def hear(self, job: Job) -> None:
+        """A bag is there: the replay reads it."""
+        found = self.engine.take(job.answer)
+        self.mixture.add(found)
+        self.collected += sum(found.grasps.values())
+        self.episodes = self.engine.take(self.engine.ask(self.replay, "look"))
+        self.idle.append(job.part)
+        self.progress(self.learned, self.collected)
+
+    def label(self, updater: Any, trainer: Any) -> None:
+        """Have an updater find the targets of the next block, and the trainer learn from it."""
+        count = min(BLOCK, self.settings.updates - self.asked)
+        if count > 0:
+            ask = self.engine.ask
+            labelled = ask(updater, "label", ask(trainer, "weights"), ask(self.replay, "block", count))
+            self.jobs.append(Job(ask(trainer, "learn", labelled), updater, count))
+            self.asked += count
+
+    def next_job(self) -> Job:
+        """The first one that is done."""
+        return self.jobs.pop(self.engine.ready([job.answer for job in self.jobs]))
 
 
 def train_in_parts(
@@ -348,7 +456,7 @@ def train_in_parts(
     engine: Engine,
     progress: Callable[[int, int], None] = lambda updates, grasps: None,
 ) -> Path:
-    """Learn, and collect meanwhile; writes `out/metrics.csv` and `out/bundle`.
+    """Learn, and collect meanwhile; writes `out/metrics.csv` and `out/bundle`, and a bundle now and then.
 
     Args:
         progress: called with updates and collected grasps so far.
@@ -359,81 +467,9 @@ def train_in_parts(
     Raises:
         UserError: there is nothing to learn from, or a part cannot go on.
     """
-    contract = Contract.load("bin_grasp")
-    began, collected = time.monotonic(), 0
-    # Updates wait for the grasps that must be there first, and each bag for the updates that are due before it.
-    collectors = [engine.start(Collector, settings) for _ in range(settings.collectors if settings.grasps else 0)]
-    replay = engine.start(Replay, settings, contract)
-    running: list[tuple[Any, str, Any]] = []
-    """Answers that are waited for, of what, and who has been asked."""
-    log, bags, episodes, newest = _Log(), 0, 0, settings.continue_from
-
-    def collect(collector: Any) -> None:
-        nonlocal bags
-        running.append((engine.ask(collector, "collect", bags, newest), "collect", collector))
-        bags += 1
-
-    def heard(answer: Any) -> None:
-        nonlocal collected, episodes
-        found = engine.take(answer)
-        log.add(found)
-        collected += sum(found.grasps.values())
-        episodes = engine.take(engine.ask(replay, "look"))
-
-    idle = list(collectors)
-    episodes = engine.take(engine.ask(replay, "look"))
-    while episodes < settings.start_after and (idle or running):
-        while idle and bags * settings.grasps_a_bag < settings.grasps:
-            collect(idle.pop())
-        if not running:
-            break
-        answer, _, collector = running.pop(engine.ready([each[0] for each in running]))
-        heard(answer)
-        idle.append(collector)
-        progress(0, collected)
-    if not episodes:
-        raise UserError(f"{settings.bags}: no grasp to learn from; record some with `rl_ros collect bin_grasp`.")
-    normalisation = engine.take(engine.ask(replay, "normalisation"))
-    trainer = engine.start(Trainer, settings, contract, normalisation)
-    labelling = [engine.start(Updater, settings, contract, normalisation) for _ in range(settings.updaters)]
-    asked, learned, owed_from = 0, 0, bags
-    exported = 0
-
-    def label(updater: Any) -> None:
-        nonlocal asked
-        count = min(BLOCK, settings.updates - asked)
-        if count > 0:
-            weights = engine.ask(trainer, "weights")
-            labelled = engine.ask(updater, "label", weights, engine.ask(replay, "block", count))
-            running.append((engine.ask(trainer, "learn", labelled), "learn", (updater, count)))
-            asked += count
-
-    for updater in labelling:
-        label(updater)
-    with RunLog(settings.out / "metrics.csv") as rows:
-        while learned < settings.updates:
-            due = owed_from + learned / (settings.updates_a_grasp * settings.grasps_a_bag)
-            while idle and bags + 1 <= due and bags * settings.grasps_a_bag < settings.grasps:
-                collect(idle.pop())
-            answer, what, who = running.pop(engine.ready([each[0] for each in running]))
-            if what == "collect":
-                heard(answer)
-                idle.append(who)
-                continue
-            metrics, (updater, count) = engine.take(answer), who
-            learned += count
-            if learned // settings.export_every > exported or learned == settings.updates:
-                exported = learned // settings.export_every
-                newest = engine.take(engine.ask(trainer, "export", f"{NEWEST}_{learned:07d}"))
-            row = {"update": learned, "seconds": time.monotonic() - began, "episodes": episodes}
-            rows.write({**row, **metrics, **log.row()})
-            progress(learned, collected)
-            label(updater)
-    for answer, what, _ in running:
-        if what == "collect":
-            heard(answer)
-            progress(learned, collected)
-    return Path(engine.take(engine.ask(trainer, "export", NEWEST)))
+    run = PartsOfARun(settings, engine, progress)
+    run.bootstrap()
+    return run.learn()
 
 
 def _learner(settings: Settings, contract: Contract, normalisation: Normalisation) -> QTOpt:
