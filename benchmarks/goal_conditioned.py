@@ -77,6 +77,8 @@ PLACES = {
     "rl_ros": (Place("tool_position"), Place("object_position")),
 }
 """Where the hand is and what it moves, by where the task comes from, for the guide."""
+FAR = {"gymnasium_robotics": 0.1, "rl_ros": 0.06}
+"""m from there, beyond which the guide leads: our hand moves by 1.5 cm a tick at most, that of Fetch by up to 5."""
 KEPT_TRIVIAL = 0.2
 """Of hindsight."""
 
@@ -175,7 +177,8 @@ def train(arguments: argparse.Namespace) -> dict[str, Any]:
                 {arguments.strategy: relabelled_share(arguments.k)}, environment.compute_reward
             )
         guided = with_hindsight and kind != "Reach" and not arguments.unguided
-        guide = Guide(contract, *PLACES[re.split("[/:]", registered(task))[0]], arguments.seed) if guided else None
+        origin = re.split("[/:]", registered(task))[0]
+        guide = Guide(contract, *PLACES[origin], arguments.seed, FAR[origin]) if guided else None
         shown = demonstrations_of(rollouts, task, arguments.demonstrations) if arguments.demonstrations else []
         training = OnlineTraining(
             algorithm,

@@ -14,7 +14,7 @@ from rl_ros.episodes.hindsight import Hindsight
 from rl_ros.episodes.memory import Episode
 from rl_ros.errors import UserError
 from rl_ros.tasks.push import Push
-from rl_ros.training.guide import FAR, TOLERANCE, Guide, Place
+from rl_ros.training.guide import TOLERANCE, Guide, Place
 from rl_ros.training.online import Act, OnlineSettings, OnlineTraining
 
 LENGTH, STEP = 30, 0.06
@@ -124,7 +124,7 @@ def test_near_the_thing_the_policy_is_left_alone(tmp_path: Path) -> None:
         run.round()
     assert run.guide is not None
     places = np.zeros((1000, 3), np.float32)
-    places[:500, 0], places[500:, 0] = FAR - 0.01, FAR + 0.1
+    places[:500, 0], places[500:, 0] = run.guide.far - 0.01, run.guide.far + 0.1
     policy = np.full((1000, 3), 0.123, np.float32)
     values = {"tool_position": np.zeros((1000, 3), np.float32), "object_position": places}
     led = (run.guide.lead(values, policy, np.random.default_rng(0)) != policy).any(1)

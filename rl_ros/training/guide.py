@@ -35,8 +35,6 @@ BEGIN_AFTER = 1_000
 UPDATES_A_TICK, LAST_UPDATE = 0.5, 5_000
 TOLERANCE = 0.05
 """m from the thing that counts as there."""
-FAR = 0.1
-"""m from the thing, beyond which the guide leads: a hand that goes around the thing is still nearer."""
 SHARE = 0.5
 """Of the ticks, where the hand is far."""
 
@@ -61,17 +59,19 @@ class Guide:
         hand: where the hand is.
         thing: where what is to be moved is.
         seed: of the weights.
+        far: m from the thing, beyond which it leads. A hand that may reach the thing in two ticks finds it by chance
+            from 10 cm away and learns to go around it; a slow one has to be led until it touches.
 
     Raises:
         UserError: observations hold no such place.
     """
 
-    def __init__(self, contract: Contract, hand: Place, thing: Place, seed: int) -> None:
+    def __init__(self, contract: Contract, hand: Place, thing: Place, seed: int, far: float = 0.1) -> None:
         for place in (hand, thing):
             key = contract.observation.get(place.key)
             if key is None or len(key.shape) != 1 or key.shape[0] < place.first + 3:
                 raise UserError(f"guide: observations hold no position of three entries in {place}.")
-        self.hand, self.thing = hand, thing
+        self.hand, self.thing, self.far = hand, thing, far
         position = Key(f"/{HAND}", "sensor_msgs/msg/JointState", "position", (3,), names=("x", "y", "z"), unit="m")
         own = dataclasses.replace(
             contract,
@@ -99,7 +99,7 @@ class Guide:
         if self.ticks < BEGIN_AFTER:
             return action
         thing = self.thing.of(observation)
-        leads &= np.linalg.norm(self.hand.of(observation) - thing, axis=-1) > FAR
+        leads &= np.linalg.norm(self.hand.of(observation) - thing, axis=-1) > self.far
         values = {name: torch.from_numpy(value) for name, value in observation.items()}
         led = self.learner.explore(values, torch.from_numpy(np.ascontiguousarray(thing))).numpy()
         return np.where(leads[:, None], led, action)
