@@ -77,8 +77,8 @@ PLACES = {
     "rl_ros": (Place("tool_position"), Place("object_position")),
 }
 """Where the hand is and what it moves, by where the task comes from, for the guide."""
-FAR = {"gymnasium_robotics": 0.1, "rl_ros": 0.06}
-"""m from there, beyond which the guide leads: our hand moves by 1.5 cm a tick at most, that of Fetch by up to 5."""
+LED = {"gymnasium_robotics": {"far": 0.1, "share": 0.5}, "rl_ros": {"far": 0.06, "share": 0.8}}
+"""From how far away and how often: our hand moves by 1.5 cm a tick at most, that of Fetch by up to 5."""
 KEPT_TRIVIAL = 0.2
 """Of hindsight."""
 
@@ -178,7 +178,7 @@ def train(arguments: argparse.Namespace) -> dict[str, Any]:
             )
         guided = with_hindsight and kind != "Reach" and not arguments.unguided
         origin = re.split("[/:]", registered(task))[0]
-        guide = Guide(contract, *PLACES[origin], arguments.seed, FAR[origin]) if guided else None
+        guide = Guide(contract, *PLACES[origin], arguments.seed, **LED[origin]) if guided else None
         shown = demonstrations_of(rollouts, task, arguments.demonstrations) if arguments.demonstrations else []
         training = OnlineTraining(
             algorithm,

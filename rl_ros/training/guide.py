@@ -35,8 +35,6 @@ BEGIN_AFTER = 1_000
 UPDATES_A_TICK, LAST_UPDATE = 0.5, 5_000
 TOLERANCE = 0.05
 """m from the thing that counts as there."""
-SHARE = 0.5
-"""Of the ticks, where the hand is far."""
 
 
 @dataclass(frozen=True)
@@ -61,17 +59,21 @@ class Guide:
         seed: of the weights.
         far: m from the thing, beyond which it leads. A hand that may reach the thing in two ticks finds it by chance
             from 10 cm away and learns to go around it; a slow one has to be led until it touches.
+        share: of the ticks in which it leads, where the hand is far. A policy that knows nothing yet may drive a slow
+            hand away as fast as half of the ticks bring it back.
 
     Raises:
         UserError: observations hold no such place.
     """
 
-    def __init__(self, contract: Contract, hand: Place, thing: Place, seed: int, far: float = 0.1) -> None:
+    def __init__(
+        self, contract: Contract, hand: Place, thing: Place, seed: int, far: float = 0.1, share: float = 0.5
+    ) -> None:
         for place in (hand, thing):
             key = contract.observation.get(place.key)
             if key is None or len(key.shape) != 1 or key.shape[0] < place.first + 3:
                 raise UserError(f"guide: observations hold no position of three entries in {place}.")
-        self.hand, self.thing, self.far = hand, thing, far
+        self.hand, self.thing, self.far, self.share = hand, thing, far, share
         position = Key(f"/{HAND}", "sensor_msgs/msg/JointState", "position", (3,), names=("x", "y", "z"), unit="m")
         own = dataclasses.replace(
             contract,
@@ -95,7 +97,7 @@ class Guide:
             action: the policy's, float32 (n, A).
             rng: says which rows.
         """
-        leads = rng.random(len(action)) < SHARE
+        leads = rng.random(len(action)) < self.share
         if self.ticks < BEGIN_AFTER:
             return action
         thing = self.thing.of(observation)
