@@ -3,8 +3,8 @@
 Where the goal is a thing's position, hindsight teaches nothing until the hand has touched the thing, which random
 actions seldom do. Bringing the hand to it is a task of its own that hindsight solves within two thousand ticks, from
 the same episodes. Luo et al. 2022, "Relay Hindsight Experience Replay" (2208.00843), sections 3.2 and 3.3: learn that
-first, and explore from there. Here the two learners share episodes and nothing else, and the guide leads in a share of the
-ticks, wherever the hand is far from the thing; near it, it leaves the policy alone. No script and no demonstration.
+first, and explore from there. Here the two learners share episodes and nothing else, and the guide leads in a share of
+the ticks, wherever the hand is far from the thing; near it, it leaves the policy alone. No script, no demonstration.
 """
 
 import dataclasses
