@@ -77,7 +77,7 @@ PLACES = {
     "rl_ros": (Place("tool_position"), Place("object_position")),
 }
 """Where the hand is and what it moves, by where the task comes from, for the guide."""
-LED = {"gymnasium_robotics": {"far": 0.1, "share": 0.5}, "rl_ros": {"far": 0.06, "share": 0.8}}
+LED = {"gymnasium_robotics": {"far": 0.1, "share": 0.5}, "rl_ros": {"far": 0.04, "share": 0.8}}
 """From how far away and how often: our hand moves by 1.5 cm a tick at most, that of Fetch by up to 5."""
 KEPT_TRIVIAL = 0.2
 """Of hindsight."""
