@@ -120,6 +120,7 @@ class Sentry:
         if contract.goal.policy_input and "goal" not in disabled:
             keys["desired_goal"] = contract.goal.desired_goal
         self.actions = Assembler(keys, "linear_velocity")
+        self.actor = contract.actor_key
         self.action_topics = {channel.topic for channel in contract.action.values()}
         self.measured: Vector | None = None
         """Joint positions (N,) rad; None until the first are heard."""
@@ -204,7 +205,7 @@ class Sentry:
     def on_actor(self, cdr: bytes, now: float) -> list[Answer]:
         """Who has chosen an action; where nobody has, the policy says so at once."""
         try:
-            stamp, actor = messages.stamp_of(cdr), messages.value(self.contract.actor_key, cdr)
+            stamp, actor = messages.stamp_of(cdr), messages.value(self.actor, cdr)
         except messages.MessageError as error:
             return self._refuse(self.measured_stamp, Code.MALFORMED, f"who acts: {error}", now)
         answered = all(stamp <= self.newest.get(topic, -1) for topic in self.action_topics)
