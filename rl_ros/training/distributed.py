@@ -7,6 +7,7 @@ Each part is a plain class. `Here` has them all in this process, one after the o
 `OnRay` makes each an actor of Ray, on this machine or on a cluster, and replaces one that dies.
 """
 
+import contextlib
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -25,7 +26,7 @@ from rl_ros.episodes.bags import find_bags
 from rl_ros.episodes.cache import cache_beside, load_columns
 from rl_ros.episodes.ingest import read_episodes
 from rl_ros.episodes.memory import Batch, ReplayMemory
-from rl_ros.episodes.record import UNFINISHED, unused
+from rl_ros.episodes.record import unused
 from rl_ros.episodes.recover import recover_bags
 from rl_ros.errors import UserError
 from rl_ros.networks.layers import Normalisation
@@ -149,17 +150,18 @@ class Replay:
 
     def look(self) -> int:
         """Read the bags that are new; how many episodes there are."""
-        there = [p for p in sorted(self.settings.bags.glob("*")) if p.is_dir() and not p.name.endswith(UNFINISHED)]
-        new = [path for path in there if path not in self._read and not path.name.startswith(".")]
+        there: list[Path] = []
+        with contextlib.suppress(UserError):  # there is none yet
+            there = find_bags(self.settings.bags)
+        new = [path for path in there if path not in self._read]
         if not self._read and new:
             # Those that are there at the beginning come through the cache.
-            new = [path for path in find_bags(self.settings.bags) if path in new]
             columns = load_columns(new, self.contract, cache_beside(self.settings.bags, new)).columns
             # What never grows stays on disk.
             self.memory = ReplayMemory(columns, capacity=self.settings.capacity if self.settings.grasps else None)
             self.episodes = len(columns.lengths)
         else:
-            episodes, _ = read_episodes([path for path in new if any(path.glob("*.mcap"))], self.contract)
+            episodes, _ = read_episodes(new, self.contract)
             for episode in episodes:
                 self.memory.append(episode)
             self.episodes += len(episodes)
