@@ -23,7 +23,7 @@ from rich.table import Table
 
 from rl_ros.algorithms.base import make_algorithm
 from rl_ros.contract import Contract
-from rl_ros.training.bundle import load_bundle, save_bundle
+from rl_ros.training.bundle import load_bundle, save_learner
 
 STATES = 256
 THREADS = 2
@@ -72,17 +72,7 @@ def measure(times: int) -> dict[str, float]:
             "encode_ms_256": milliseconds(lambda: policy.encoder(seen, goal), times),
         }
     with tempfile.TemporaryDirectory() as directory:
-        bundle = save_bundle(
-            Path(directory) / "bundle",
-            contract=contract,
-            algorithm_name="qt_opt",
-            configuration={},
-            policy_module=policy,
-            state_tensors={},
-            normalisation=NORMALISATION,
-            metrics={},
-            source_episodes=[],
-        )
+        bundle = save_learner(Path(directory) / "bundle", learner)
         deployed = load_bundle(bundle).policy()
     one = {name: value[0] for name, value in observations(1).items()}
     figures["act_ms"] = milliseconds(lambda: deployed.act(one, np.zeros(1, np.float32)), 10 * times)

@@ -26,13 +26,13 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from rl_ros.algorithms.base import dataset_statistics, make_algorithm, plain_config
+from rl_ros.algorithms.base import dataset_statistics, make_algorithm
 from rl_ros.contract import Contract
 from rl_ros.episodes.bags import find_bags
 from rl_ros.episodes.cache import cache_beside, load_columns
 from rl_ros.episodes.memory import ReplayMemory
 from rl_ros.episodes.statistics import wilson_interval
-from rl_ros.training.bundle import load_bundle, save_bundle
+from rl_ros.training.bundle import load_bundle, save_learner
 from rl_ros.training.grasping import evaluate_grasps
 from rl_ros.training.logs import RunLog
 
@@ -75,17 +75,7 @@ def checkpoints(
             log.write({"update": update + BLOCK, **{name: float(value) for name, value in metrics.items()}})
             if (update + BLOCK) // every > update // every:
                 written.append((update + BLOCK, options.out / f"checkpoint_{len(written) + 1:02d}"))
-                save_bundle(
-                    written[-1][1],
-                    contract=contract,
-                    algorithm_name="qt_opt",
-                    configuration={"seed": options.seed, **plain_config(learner.config)},
-                    policy_module=learner.policy,
-                    state_tensors=learner.state_dict(),
-                    normalisation=statistics,
-                    metrics={"updates": learner.updates},
-                    source_episodes=[],
-                )
+                save_learner(written[-1][1], learner, {"updates": learner.updates}, policy_alone=True)
     return written
 
 

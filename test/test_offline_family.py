@@ -13,14 +13,14 @@ from torch import Tensor, nn
 
 from rl_ros.algorithms import awac, awr, bcq, bear, brac, cal_ql, cql, crr, rebrac, rem, td3_bc
 from rl_ros.algorithms.actor_critic import lambda_returns, most_and_least
-from rl_ros.algorithms.base import dataset_statistics, make_algorithm, plain_config
+from rl_ros.algorithms.base import dataset_statistics, make_algorithm
 from rl_ros.contract import Contract
 from rl_ros.episodes.hindsight import Hindsight
 from rl_ros.episodes.memory import Batch, Columns, ReplayMemory
 from rl_ros.errors import UserError
 from rl_ros.networks.action_vae import divergence
 from rl_ros.networks.layers import frozen, gaussian_divergence
-from rl_ros.training.bundle import load_bundle, save_bundle
+from rl_ros.training.bundle import load_bundle, save_learner
 from rl_ros.training.offline import train
 
 SMALL: dict[str, Any] = {"hidden_size": 64, "hidden_layers": 2, "batch_size": 128}
@@ -430,17 +430,7 @@ def test_every_contract_is_learned_continued_and_exported(name: str, task: str, 
     batches = small_batches(contract, 4)
     for batch in batches[:2]:
         first.update(batch)
-    save_bundle(
-        tmp_path / "bundle",
-        contract=contract,
-        algorithm_name=name,
-        configuration=plain_config(first.config),
-        policy_module=first.policy,
-        state_tensors=first.state_dict(),
-        normalisation=statistics,
-        metrics={},
-        source_episodes=[],
-    )
+    save_learner(tmp_path / "bundle", first)
     second.load_state_dict(load_bundle(tmp_path / "bundle").state())
     for batch in batches[2:]:
         first.update(batch)

@@ -19,7 +19,7 @@ from rl_ros.algorithms.qt_opt import (
 from rl_ros.contract import Contract
 from rl_ros.episodes.memory import Episode, ReplayMemory
 from rl_ros.networks.grasp_q import STRIDE, GraspQ, Scene, SceneEncoder
-from rl_ros.training.bundle import load_bundle, save_bundle
+from rl_ros.training.bundle import load_bundle, save_learner
 
 CONTRACT = Contract.load("bin_grasp")
 NORMALISATION = {
@@ -186,17 +186,7 @@ def test_it_learns_which_episodes_succeed(targets: str) -> None:
 
 def test_the_bundle_acts_as_the_policy_does(tmp_path) -> None:  # type: ignore[no-untyped-def]
     learner = make_algorithm("qt_opt", CONTRACT, NORMALISATION, seed=1)
-    directory = save_bundle(
-        tmp_path / "bundle",
-        contract=CONTRACT,
-        algorithm_name="qt_opt",
-        configuration={},
-        policy_module=learner.policy,
-        state_tensors=learner.state_dict(),
-        normalisation=NORMALISATION,
-        metrics={},
-        source_episodes=[],
-    )
+    directory = save_learner(tmp_path / "bundle", learner)
     policy = load_bundle(directory).policy()
     seen = observations(8, seed=3)
     with torch.no_grad():

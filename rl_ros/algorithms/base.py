@@ -140,7 +140,7 @@ class Algorithm(ABC):
     policy_type: ClassVar[type[Policy]] = Policy
 
     def __init__(self, contract: Contract, normalisation: Normalisation, config: Config, seed: int) -> None:
-        self.contract, self.normalisation, self.config = contract, normalisation, config
+        self.contract, self.normalisation, self.config, self.seed = contract, normalisation, config, seed
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.networks = nn.ModuleDict(self.build())

@@ -11,7 +11,7 @@
 - `encoder/`, where goals are images: the image encoder whose latents the policy was trained on, named in `bundle.json`
   by its SHA-256. With another one the policy refuses to run.
 
-Only `save_bundle` needs torch; a robot that loads bundles does not have it.
+Only saving needs torch; a robot that loads bundles does not have it.
 """
 
 from __future__ import annotations
@@ -40,6 +40,8 @@ from rl_ros.training.onnx_file import ONNX_ERRORS, refuse_strange_onnx
 
 if TYPE_CHECKING:
     import torch
+
+    from rl_ros.algorithms.base import Algorithm
 
 FORMAT = 1
 IMAGE_ENCODER = "encoder"
@@ -305,6 +307,44 @@ def save_bundle(
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
     return directory
+
+
+def save_learner(
+    directory: str | Path,
+    learner: Algorithm,
+    metrics: Mapping[str, float] | None = None,
+    source_episodes: Sequence[str] = (),
+    encoder: ImageEncoder | None = None,
+    policy_alone: bool = False,
+) -> Path:
+    """`save_bundle` of what an algorithm has learned.
+
+    Args:
+        directory, metrics, source_episodes, encoder: as there.
+        learner: whose policy is exported.
+        policy_alone: whether the weights are the policy's only, so that the bundle stays small, and training goes on
+            from a checkpoint instead.
+
+    Raises:
+        UserError: as `save_bundle`.
+    """
+    from rl_ros.algorithms.base import plain_config
+
+    policy = {f"networks.policy.{name}": tensor for name, tensor in learner.policy.state_dict().items()}
+    return save_bundle(
+        directory,
+        contract=learner.contract,
+        algorithm_name=learner.name,
+        configuration={"seed": learner.seed, **plain_config(learner.config)},
+        policy_module=learner.policy,
+        state_tensors=policy if policy_alone else learner.state_dict(),
+        normalisation={
+            name: {key: list(values) for key, values in entry.items()} for name, entry in learner.normalisation.items()
+        },
+        metrics=metrics or {},
+        source_episodes=source_episodes,
+        encoder=encoder,
+    )
 
 
 def _export(policy_module: torch.nn.Module, contract: Contract) -> bytes:

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple, Protocol, cast
 import numpy as np
 import torch
 
-from rl_ros.algorithms.base import dataset_statistics, make_algorithm, plain_config
+from rl_ros.algorithms.base import dataset_statistics, make_algorithm
 from rl_ros.algorithms.qt_opt import QTOpt
 from rl_ros.contract import Contract
 from rl_ros.episodes.assemble import Tick
@@ -34,7 +34,7 @@ from rl_ros.robots.bin import ObjectSet
 from rl_ros.tasks.env import BinEnvironment
 from rl_ros.tasks.task import Values
 from rl_ros.training.acting import BundleActor, ExploringActor
-from rl_ros.training.bundle import load_bundle, save_bundle
+from rl_ros.training.bundle import load_bundle, save_learner
 from rl_ros.training.grasping import Choose, Grasp, scripted, write_bag
 from rl_ros.training.logs import RunLog
 from rl_ros.training.runs import configured
@@ -217,19 +217,7 @@ class Trainer:
     def export(self, name: str) -> str:
         """Write a bundle in the run's directory, in the place of one of that name; returns its path."""
         learner = self.learner
-        return str(
-            save_bundle(
-                self.settings.out / name,
-                contract=self.contract,
-                algorithm_name=learner.name,
-                configuration={"seed": self.settings.seed, **plain_config(learner.config)},
-                policy_module=learner.policy,
-                state_tensors=learner.state_dict(),
-                normalisation=learner.normalisation,
-                metrics={"updates": learner.updates},
-                source_episodes=[],
-            )
-        )
+        return str(save_learner(self.settings.out / name, learner, {"updates": learner.updates}))
 
 
 class Engine(Protocol):

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from rl_ros.algorithms.base import Algorithm, dataset_statistics, make_algorithm, plain_config
+from rl_ros.algorithms.base import Algorithm, dataset_statistics, make_algorithm
 from rl_ros.contract import Contract
 from rl_ros.episodes.allocation import keep_freed_memory
 from rl_ros.episodes.bags import find_bags, storage_files
@@ -32,7 +32,7 @@ from rl_ros.networks.image_encoder import ImageEncoder, load_encoder
 from rl_ros.networks.layers import DESIRED_GOAL, Normalisation
 from rl_ros.tasks.goals import GoalTask
 from rl_ros.tasks.task import make_task
-from rl_ros.training.bundle import Bundle, load_bundle, save_bundle
+from rl_ros.training.bundle import Bundle, load_bundle, save_learner
 from rl_ros.training.logs import RunLog
 from rl_ros.training.offline import LOG_EVERY
 from rl_ros.training.rig import CameraSenses, as_latents, columns_of_latents, imagining
@@ -253,17 +253,8 @@ class BagTrainer:
         run, number = self.settings.run, max(_numbers(self.settings.run), default=0) + 1
         self._log()
         try:
-            bundle = save_bundle(
-                run / f"{NUMBERED}{number:06d}",
-                contract=self.contract,
-                algorithm_name=self.settings.algorithm,
-                configuration={"seed": self.settings.seed, **plain_config(self._learner.config)},
-                policy_module=self._learner.policy,
-                state_tensors=self._learner.state_dict(),
-                normalisation=self._learner.normalisation,
-                metrics=self.figures(),
-                source_episodes=self.sources,
-                encoder=self._encoder,
+            bundle = save_learner(
+                run / f"{NUMBERED}{number:06d}", self._learner, self.figures(), self.sources, self._encoder
             )
         except UserError as error:
             return [Refused(str(error))]

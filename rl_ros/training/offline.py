@@ -7,14 +7,14 @@ from typing import Any
 
 import numpy as np
 
-from rl_ros.algorithms.base import dataset_statistics, make_algorithm, plain_config
+from rl_ros.algorithms.base import dataset_statistics, make_algorithm
 from rl_ros.contract import Contract
 from rl_ros.episodes.allocation import keep_freed_memory
 from rl_ros.episodes.hindsight import Hindsight
 from rl_ros.episodes.memory import ReplayMemory
 from rl_ros.errors import UserError
 from rl_ros.networks.image_encoder import ImageEncoder
-from rl_ros.training.bundle import save_bundle
+from rl_ros.training.bundle import save_learner
 from rl_ros.training.logs import RunLog
 
 LOG_EVERY = 100
@@ -116,23 +116,18 @@ def train(
             log.write({"update": update, "seconds": elapsed, **metrics})
             if progress is not None:
                 progress(update, metrics)
-    return save_bundle(
+    return save_learner(
         out / "bundle",
-        contract=contract,
-        algorithm_name=algorithm,
-        configuration={"seed": seed, **plain_config(learner.config)},
-        policy_module=learner.policy,
-        state_tensors=learner.state_dict(),
-        normalisation=normalisation,
-        metrics={
+        learner,
+        {
             "episodes": int(memory.episode[-1]) + 1,
             "transitions": len(memory),
             "updates": update,
             "seconds": round(elapsed, 2),
             **metrics,
         },
-        source_episodes=source_episodes,
-        encoder=encoder,
+        source_episodes,
+        encoder,
     )
 
 

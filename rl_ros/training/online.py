@@ -21,7 +21,7 @@ from rl_ros.episodes.statistics import RunningStatistics
 from rl_ros.errors import UserError
 from rl_ros.networks.image_encoder import ImageEncoder
 from rl_ros.networks.layers import DESIRED_GOAL
-from rl_ros.training.bundle import save_bundle
+from rl_ros.training.bundle import save_learner
 from rl_ros.training.checkpoint import Checkpoint, interruptions, load_checkpoint, save_checkpoint
 from rl_ros.training.guide import Guide
 from rl_ros.training.logs import RunLog
@@ -217,15 +217,10 @@ class OnlineTraining:
         Its weights are those of the policy alone: a run goes on from its checkpoints, and a bundle stays small.
         """
         algorithm = self.algorithm
-        return save_bundle(
+        return save_learner(
             directory,
-            contract=algorithm.contract,
-            algorithm_name=algorithm.name,
-            configuration={"seed": self._seed, **plain_config(algorithm.config)},
-            policy_module=algorithm.policy,
-            state_tensors={f"networks.policy.{n}": tensor for n, tensor in algorithm.policy.state_dict().items()},
-            normalisation={name: {k: list(v) for k, v in e.items()} for name, e in algorithm.normalisation.items()},
-            metrics={
+            algorithm,
+            {
                 "episodes": self.episodes,
                 "transitions": self.env_steps,
                 "updates": algorithm.updates,
@@ -233,8 +228,9 @@ class OnlineTraining:
                 "success": self.success,
                 **self.evaluation,
             },
-            source_episodes=source_episodes,
-            encoder=self.image_encoder(),
+            source_episodes,
+            self.image_encoder(),
+            policy_alone=True,
         )
 
     def image_encoder(self) -> ImageEncoder | None:
