@@ -19,7 +19,7 @@ import yaml
 
 from rl_ros import gazebo
 from rl_ros.errors import UserError
-from rl_ros.graph import ResolvedGraph, ResolvedNode, load_graph, resolve
+from rl_ros.graph import ResolvedGraph, ResolvedNode, absolute, load_graph, resolve
 from rl_ros.resources import share_file
 
 STOP_SECONDS = 5.0
@@ -44,8 +44,13 @@ def ros_arguments(nodes: Sequence[ResolvedNode], parameter_file: Path) -> list[s
     if os.environ.get("ROS_SECURITY_ENABLE", "").lower() == "true":  # as in config/security; a file is a process
         arguments += ["--enclave", f"/rl_ros/{parameter_file.stem}"]
     for node in nodes:
+        # Relative names: ROS puts the namespace before both.
         for old, new in node.remaps.items():
-            arguments += ["-r", f"{node.name}:{old}:={new}"]
+            arguments += ["-r", f"{node.name}:{old.lstrip('/')}:={new.lstrip('/')}"]
+        if node.namespace:
+            # rclpy takes time from /clock, whatever the namespace.
+            arguments += ["-r", f"{node.name}:__ns:=/{node.namespace}"]
+            arguments += ["-r", f"{node.name}:/clock:={absolute('clock', node.namespace)}"]
     return arguments
 
 
@@ -72,7 +77,7 @@ def _in_child() -> None:
 
 
 class Supervisor:
-    """The processes of one graph, on one ROS domain.
+    """The processes of one graph, on one ROS domain and in one namespace.
 
     Args:
         graph: what to start.
@@ -80,14 +85,14 @@ class Supervisor:
         alone: refuse to start beside another graph of rl_ros.
 
     Raises:
-        UserError: another graph runs on this ROS domain, or rclpy is not installed.
+        UserError: another graph runs there, or rclpy is not installed.
     """
 
     def __init__(self, graph: ResolvedGraph, output: Callable[[str], None] = print, alone: bool = True) -> None:
         self.graph, self.output = graph, output
         self.processes: dict[str, subprocess.Popen[str]] = {}
         self._readers: list[threading.Thread] = []
-        self._lock = _lock_domain() if alone else None
+        self._lock = _lock_domain(graph.namespace) if alone else None
         self._directory = Path(tempfile.mkdtemp(prefix="rl_ros_"))
 
     def __enter__(self) -> "Supervisor":
@@ -174,26 +179,27 @@ class Supervisor:
             self.output(f"{prefix} {line.rstrip()}")
 
 
-def domain_is_taken() -> bool:
-    """Whether a graph of rl_ros runs on this ROS domain."""
+def domain_is_taken(namespace: str = "") -> bool:
+    """Whether a graph of rl_ros runs on this ROS domain, in this namespace."""
     try:
-        _lock_domain().close()
+        _lock_domain(namespace).close()
     except UserError:
         return True
     return False
 
 
-def _lock_domain() -> IO[str]:
+def _lock_domain(namespace: str) -> IO[str]:
     domain = os.environ.get("ROS_DOMAIN_ID", "0")
-    path = Path(tempfile.gettempdir()) / f"rl_ros_domain_{domain}.lock"
+    name = "_".join([domain, *namespace.split("/")]) if namespace else domain
+    path = Path(tempfile.gettempdir()) / f"rl_ros_domain_{name}.lock"
     lock = path.open("a+")
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
         lock.close()
         raise UserError(
-            f"a graph of rl_ros already runs on ROS domain {domain}; stop it, or choose another domain with "
-            "ROS_DOMAIN_ID=1 in front of the command."
+            f"a graph of rl_ros already runs on ROS domain {domain}{f' as {namespace}' if namespace else ''}; stop it, "
+            "choose another domain with ROS_DOMAIN_ID=1 in front of the command, or namespace:=arm_2 for another robot."
         ) from error
     return lock
 

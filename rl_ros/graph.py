@@ -213,9 +213,21 @@ def endpoints(
     return found
 
 
-def absolute(topic: str) -> str:
-    """The name of a topic as ROS resolves it; rl_ros uses no namespace."""
-    return f"/{topic.lstrip('/')}"
+def absolute(topic: str, namespace: str = "") -> str:
+    """The name of a topic as ROS resolves it. Names of a contract, too, are those within the graph's namespace."""
+    return f"{f'/{namespace}' if namespace else ''}/{topic.lstrip('/')}"
+
+
+def read_namespace(text: str, where: str) -> str:
+    """A ROS namespace without the slash before it; empty for none.
+
+    Raises:
+        UserError: it is none that ROS takes.
+    """
+    namespace = text.strip("/")
+    if namespace and not re.fullmatch(r"[A-Za-z_]\w*(/[A-Za-z_]\w*)*", namespace, re.ASCII):
+        raise UserError(f"{where}: '{text}' is no namespace: letters, digits and underscores, such as arm_1.")
+    return namespace
 
 
 def offered_profiles(contract: Contract) -> dict[str, QosName]:
@@ -280,6 +292,11 @@ class Graph:
     """Directories of ours that are the default of an argument where they are there, such as `policies/reach`."""
 
 
+def alone(name: str, nodes: dict[str, GraphNode], namespace: str) -> Graph:
+    """A graph of a few nodes that join another one, in its namespace."""
+    return Graph(name, {"namespace": Argument(namespace, "of the graph that is joined")}, nodes)
+
+
 @dataclass(frozen=True)
 class ResolvedNode:
     """One node as it will be started."""
@@ -290,12 +307,13 @@ class ResolvedNode:
     stops_graph: bool
     publishes: tuple[Endpoint, ...]
     subscribes: tuple[Endpoint, ...]
+    namespace: str = ""
 
     def name_of(self, endpoint: Endpoint) -> str:
         """The absolute name of one of its topics, after remapping."""
         remaps = {absolute(topic): there for topic, there in self.remaps.items()}
         name = absolute(endpoint.topic)
-        return absolute(remaps.get(name, name))
+        return absolute(remaps.get(name, name), self.namespace)
 
 
 @dataclass(frozen=True)
@@ -305,6 +323,8 @@ class ResolvedGraph:
     name: str
     processes: dict[str, tuple[ResolvedNode, ...]]
     lossless: bool
+    namespace: str = ""
+    """Of all its nodes, topics and services, without the slash before it."""
 
     @property
     def nodes(self) -> tuple[ResolvedNode, ...]:
@@ -366,6 +386,9 @@ def resolve(graph: Graph, given: Mapping[str, str]) -> ResolvedGraph:
         )
     if drivers and values.get("lockstep") == "true":
         raise UserError(f"graph {graph.name}: lockstep:=true: a real arm does not wait, nor does Gazebo's.")
+    namespace = read_namespace(values.get("namespace", ""), f"graph {graph.name}: namespace")
+    if namespace and values.get("robot") == "gazebo":
+        raise UserError(f"graph {graph.name}: namespace:={namespace}: the world for Gazebo has one arm, without any.")
     if robot:
         values |= robot.values()
     processes: dict[str, list[ResolvedNode]] = {}
@@ -410,9 +433,10 @@ def resolve(graph: Graph, given: Mapping[str, str]) -> ResolvedGraph:
                 node.stops_graph,
                 tuple(publishes.values()),
                 tuple(subscribes.values()),
+                namespace,
             )
         )
-    return ResolvedGraph(graph.name, {name: tuple(nodes) for name, nodes in processes.items()}, lossless)
+    return ResolvedGraph(graph.name, {name: tuple(nodes) for name, nodes in processes.items()}, lossless, namespace)
 
 
 def _remaps(

@@ -210,6 +210,8 @@ def test_an_argument_of_another_form_is_refused(text: str) -> None:
         ({"expert_noise": "-0.5"}, "policy: expert_noise: expected at least 0, got -0.5."),
         ({"expert_noise": ".nan"}, "policy: expert_noise: expected a number, got nan."),
         ({"expert_noise": "[1"}, "policy: expert_noise: not valid YAML"),
+        ({"namespace": "arm 1"}, "graph grasp: namespace: 'arm 1' is no namespace: letters, digits and underscores"),
+        ({"namespace": "arm", "robot": "gazebo"}, "graph grasp: namespace:=arm: the world for Gazebo has one arm"),
         ({"contract": "juggle"}, "no contract is named 'juggle'; there are: bin_grasp, grasp"),
     ],
 )
@@ -322,8 +324,22 @@ def test_remaps_reach_the_node_they_belong_to() -> None:
         "--params-file",
         "parameters.yaml",
         "-r",
-        "policy:camera/image_raw:=/wrist/image",
+        "policy:camera/image_raw:=wrist/image",
     ]
+
+
+def test_a_namespace_goes_before_every_name_and_before_the_clock() -> None:
+    resolved = grasp(namespace="/lab/arm_1", operator="true", bags="bags")
+    node = next(node for node in resolved.nodes if node.name == "policy")
+    assert {node.name_of(endpoint) for endpoint in node.publishes} >= {
+        "/lab/arm_1/proposed/policy/action",
+        "/lab/arm_1/diagnostics",
+    }
+    arguments = bringup.ros_arguments([node], Path("parameters.yaml"))
+    assert "policy:policy/action:=proposed/policy/action" in arguments  # which ROS expands
+    assert arguments[-3:] == ["policy:__ns:=/lab/arm_1", "-r", "policy:/clock:=/lab/arm_1/clock"]
+    recorder = next(node for node in resolved.nodes if node.name == "recorder")
+    assert "/camera/image_raw" in {endpoint.topic for endpoint in recorder.subscribes}  # as it is called in the bag
 
 
 def test_with_security_each_process_has_the_enclave_of_the_shipped_policies(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -442,7 +458,11 @@ def test_a_second_graph_on_the_same_domain_is_refused(tmp_path: Path, monkeypatc
     monkeypatch.setattr(bringup.tempfile, "gettempdir", lambda: str(tmp_path))
     monkeypatch.setenv("ROS_DOMAIN_ID", "77")
     empty = ResolvedGraph("empty", {}, False)
-    with bringup.Supervisor(empty), pytest.raises(UserError, match="already runs on ROS domain 77; stop it, or"):
+    named = dataclasses.replace(empty, namespace="arm_1")
+    with bringup.Supervisor(empty), pytest.raises(UserError, match="already runs on ROS domain 77; stop it,"):
         bringup.Supervisor(empty)
+    with bringup.Supervisor(empty), bringup.Supervisor(named):  # another robot
+        with pytest.raises(UserError, match="on ROS domain 77 as arm_1; stop it,"):
+            bringup.Supervisor(named)
     with bringup.Supervisor(empty):  # the lock is let go of
         pass

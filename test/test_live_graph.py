@@ -4,6 +4,7 @@ import json
 import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -34,9 +35,17 @@ def contents(bag: Path) -> dict[str, list[tuple[int, str]]]:
     return found
 
 
-def test_two_runs_of_a_seed_record_the_same(tmp_path: Path) -> None:
-    for run in ("first", "second"):
-        run_episodes("grasp", {"bags": str(tmp_path / run), "seed": "3"}, 5, tmp_path / f"{run}_log")
+def test_two_runs_of_a_seed_record_the_same_though_beside_each_other(tmp_path: Path) -> None:
+    """On one domain, one of them in a namespace: neither hears the other, and bags know nothing of namespaces."""
+
+    def record(run: str, namespace: str) -> None:
+        arguments = {"bags": str(tmp_path / run), "seed": "3", "namespace": namespace}
+        run_episodes("grasp", arguments, 5, tmp_path / f"{run}_log")
+
+    with ThreadPoolExecutor() as threads:
+        runs = [threads.submit(record, "first", ""), threads.submit(record, "second", "left/arm_1")]
+    for run in runs:
+        run.result()
     first, second = find_bags(tmp_path / "first"), find_bags(tmp_path / "second")
     assert [bag.name for bag in first] == [f"episode_{number:06d}" for number in range(5)]
     assert [bag.name for bag in second] == [bag.name for bag in first]

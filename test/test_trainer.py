@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -317,6 +318,32 @@ def test_the_node_swaps_the_policy_of_a_running_graph_and_a_broken_bag_does_not_
     last = load_bundle(run / "bundle").metrics
     lines = (run / "metrics.csv").read_text().splitlines()
     assert float(lines[-1].split(",")[0]) == last["updates"]
+
+
+def test_one_trainer_learns_from_several_robots_and_gives_each_what_it_has_learned(
+    tmp_path: Path, ros_domain: int
+) -> None:
+    bags, run, said, robots = tmp_path / "bags", tmp_path / "run", [], ("arm_1", "arm_2")
+    learns = {
+        "trainer": "bc",
+        "learn_from": str(bags),
+        "fleet": " ".join(robots),
+        "run": str(run),
+        "start_after": "2",
+        "export_every": "2",
+        "updates_per_episode": "4",
+        "trainer_settings": json.dumps({"hidden_size": 8, "batch_size": 4}),
+    }
+    with ExitStack() as stack:
+        for robot in robots:
+            arguments = {"policy": "", "lockstep": "true", "namespace": robot, "bags": str(bags / robot)}
+            resolved = resolve(load_graph("reach"), arguments | (learns if robot == robots[0] else {}))
+            stack.enter_context(Supervisor(resolved, said.append))
+        for robot in robots:  # which its policy node has said
+            assert wait_for(lambda robot=robot: any(f"{robot}: the policy is now {run}" in line for line in said), 60.0)
+    learned = load_bundle(run / "bundle").source_episodes
+    assert {robot for robot in robots if any(robot in source for source in learned)} == set(robots)
+    assert not any("Traceback" in line for line in said), said
 
 
 def test_a_policy_node_that_refuses_a_bundle_is_told_of_and_offered_the_next_one(

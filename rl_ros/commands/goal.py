@@ -8,7 +8,7 @@ from typing import Any
 from rl_ros.bringup import Supervisor
 from rl_ros.contract import Contract
 from rl_ros.errors import UserError
-from rl_ros.graph import Graph, GraphNode, resolve
+from rl_ros.graph import GraphNode, alone, resolve
 
 
 def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -26,6 +26,7 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
     parser.add_argument(
         "--contract", help="whose frame a position is in (default: reach, or visual_reach for a picture)"
     )
+    parser.add_argument("--namespace", default="", help="of the graph, if it was started in one (namespace:=arm_1)")
     parser.set_defaults(run=run)
 
 
@@ -35,7 +36,8 @@ def run(options: argparse.Namespace) -> int:
     contract = options.contract or ("visual_reach" if "picture" in parameters else "reach")
     frame = Contract.load(contract).frame
     node = GraphNode("goal", {"contract": contract, **parameters}, stops_graph=True)
-    with Supervisor(resolve(Graph("goal", nodes={"goal": node}), {}), print, alone=False) as supervisor:
+    graph = resolve(alone("goal", {"goal": node}, options.namespace), {})
+    with Supervisor(graph, print, alone=False) as supervisor:
         status = supervisor.wait()
     if status == 0:
         place = f"{' '.join(f'{x:g}' for x in parameters['position'])} m in {frame}" if "position" in parameters else ""

@@ -9,7 +9,7 @@ from rl_ros.contract import Contract
 from rl_ros.episodes.bags import Bag, read_bag
 from rl_ros.episodes.replay import as_played, played_topics, renames
 from rl_ros.errors import UserError
-from rl_ros.graph import Graph, GraphNode, parse_arguments, resolve
+from rl_ros.graph import GraphNode, alone, parse_arguments, resolve
 
 
 def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -40,6 +40,7 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
     )
     parser.add_argument("--lossless", action="store_true", help="deliver every message, as a graph in lockstep does")
     parser.add_argument("--contract", help="name or path of a contract (default: the one in the bag)")
+    parser.add_argument("--namespace", default="", help="of the graph, if it was started in one (namespace:=arm_1)")
     parser.set_defaults(run=run)
 
 
@@ -67,7 +68,7 @@ def run(options: argparse.Namespace) -> int:
             "lossless": options.lossless,
         }
         node = GraphNode("replay", parameters, stops_graph=True)
-        resolved = resolve(Graph("replay", {}, {"replay": node}), {})
+        resolved = resolve(alone("replay", {"replay": node}, options.namespace), {})
         with Supervisor(resolved, lambda line: print(line, flush=True), alone=False) as supervisor:
             return supervisor.wait()
 

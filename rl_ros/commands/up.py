@@ -7,7 +7,7 @@ from rich.tree import Tree
 
 from rl_ros.bringup import Supervisor
 from rl_ros.commands.console import console
-from rl_ros.graph import ResolvedGraph, load_graph, parse_arguments, qos, resolve
+from rl_ros.graph import ResolvedGraph, absolute, load_graph, parse_arguments, qos, resolve
 
 
 def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -70,5 +70,5 @@ def _tree(graph: ResolvedGraph) -> Tree:
                     topics = leaf.add(title)
                     for endpoint in endpoints:
                         profile = qos(endpoint.qos, graph.lossless)
-                        topics.add(f"/{endpoint.topic.lstrip('/')}  {endpoint.type}  ({profile})")
+                        topics.add(f"{absolute(endpoint.topic, graph.namespace)}  {endpoint.type}  ({profile})")
     return tree

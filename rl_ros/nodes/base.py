@@ -89,7 +89,7 @@ class Node(rclpy.node.Node):
         self.settings: dict[str, Any] = {key: self._declare(key) for key in self._spec.parameters}
         self.contract = Contract.load(self.settings["contract"])
         self._senders = {
-            topic: self.create_publisher(message_class(e.type), topic, self._profile(e.qos))
+            topic: self.create_publisher(message_class(e.type), _within(topic), self._profile(e.qos))
             for topic, e in endpoints(self._spec.publishes, self.contract, self.settings).items()
         }
         self.listening: dict[str, Subscription] = {}
@@ -110,7 +110,9 @@ class Node(rclpy.node.Node):
 
     def offer(self, topic: str, message_type: str, profile: QosName) -> None:
         """A topic to send on that `config/nodes.yaml` cannot name, such as one of a bag."""
-        self._senders[topic] = self.create_publisher(message_class(message_type), topic, self._profile(profile))
+        self._senders[topic] = self.create_publisher(
+            message_class(message_type), _within(topic), self._profile(profile)
+        )
 
     def sender(self, topic: str) -> Publisher:
         """The publisher of one of the node's topics."""
@@ -120,7 +122,7 @@ class Node(rclpy.node.Node):
         """Subscribe to one of the node's topics."""
         endpoint = self._listenable[topic]
         self.listening[topic] = self.create_subscription(
-            message_class(endpoint.type), topic, self.guarded(callback), self._profile(endpoint.qos), raw=True
+            message_class(endpoint.type), _within(topic), self.guarded(callback), self._profile(endpoint.qos), raw=True
         )
 
     def serve(self, service_type: Any, service: str, answer: Callable[[Any, Any], Any]) -> None:
@@ -193,7 +195,7 @@ class Node(rclpy.node.Node):
             )
         endpoint = self._listenable[topic]
         kind = message_class(endpoint.type)
-        name = self.resolve_topic_name(topic)  # the graph's remaps are this node's, not the silent one's
+        name = self.resolve_topic_name(_within(topic))  # the graph's remaps are this node's, not the silent one's
         subscription = self._silent.create_subscription(
             kind, name, _never_called, self._profile(endpoint.qos), raw=True
         )
@@ -286,6 +288,11 @@ class Node(rclpy.node.Node):
 
 _TAKES_NOTHING = inspect.Signature()
 """What rclpy would otherwise find out anew each time that a timer fires."""
+
+
+def _within(topic: str) -> str:
+    """The name of a topic relative to the node's namespace: a contract's, too, are those within a graph."""
+    return topic.lstrip("/")
 
 
 def _never_called(cdr: bytes) -> None:

@@ -3,6 +3,7 @@
 import json
 import os
 import threading
+from dataclasses import dataclass
 from pathlib import Path
 from queue import SimpleQueue
 
@@ -13,6 +14,7 @@ from rclpy.task import Future
 
 from rl_ros.episodes import messages
 from rl_ros.errors import UserError
+from rl_ros.graph import read_namespace
 from rl_ros.nodes.base import Node, steady
 from rl_ros.training.from_bags import BagTrainer, Event, Exported, Refused, Settings
 
@@ -25,12 +27,31 @@ IDLE_SECONDS = 0.1
 ANSWER_SECONDS = 5.0
 """How long the policy node may take to load a bundle; then it is asked again."""
 
+SERVICE = "policy/set_parameters"
 CATCH_UP_SECONDS = 5.0
 """How long an episode is held up at most for updates that are behind."""
 
 
+@dataclass
+class Robot:
+    """A policy node that is to run what was learned."""
+
+    namespace: str
+    """Empty for this node's own."""
+    client: Client
+    offered: Path | None = None
+    """The newest bundle, until the policy node has answered for it."""
+    answer: Future | None = None
+    asked_at: float = 0.0
+
+    @property
+    def name(self) -> str:
+        """For people."""
+        return f"{self.namespace}: " if self.namespace else ""
+
+
 class Trainer(Node):
-    """A worker thread of low priority learns; the node tells what it does, and swaps the policy.
+    """A worker thread of low priority learns; the node tells what it does, and swaps the policy of each robot.
 
     It needs no recorder of its own: any bag that lands in the directory is learned from, such as one that was recorded
     while `rl_ros replay` played another.
@@ -42,14 +63,14 @@ class Trainer(Node):
             raise UserError("node trainer: bags: must be given; it is the directory whose bags are learned from.")
         self.trainer = BagTrainer(self.learning(), self.contract)
         self.said: SimpleQueue[Event | Exception] = SimpleQueue()
-        self.offered: Path | None = None
-        """The newest bundle, until the policy node has answered for it."""
-        self.answer: Future | None = None
-        self.asked_at = 0.0
         self.swaps = 0
         self.told: dict[str, float] = {}
         self.told_at = 0.0
-        self.policy: Client = self.create_client(SetParameters, "policy/set_parameters")
+        where = f"node trainer: fleet: {self.settings['fleet']}"
+        robots = [read_namespace(each, where) for each in self.settings["fleet"].split()] or [""]
+        self.robots = [
+            Robot(each, self.create_client(SetParameters, f"/{each}/{SERVICE}" if each else SERVICE)) for each in robots
+        ]
         self.stopping = threading.Event()
         self.worker = threading.Thread(target=self.work, name="training", daemon=True)
         self.worker.start()
@@ -118,7 +139,8 @@ class Trainer(Node):
         while not self.said.empty():
             match self.said.get():
                 case Exported(bundle):
-                    self.offered = bundle
+                    for robot in self.robots:
+                        robot.offered = bundle
                     done = f"{self.trainer.episodes} episodes, {self.trainer.updates} updates"
                     self.get_logger().info(f"{bundle}: {done}")
                 case Refused(sentence):
@@ -126,36 +148,38 @@ class Trainer(Node):
                 case Exception() as error:
                     raise error
         self.tell_metrics()
-        self.swap()
-        if ended and (self.offered is None or not self.policy.service_is_ready()):
+        for robot in self.robots:
+            self.swap(robot)
+        if ended and not any(robot.offered and robot.client.service_is_ready() for robot in self.robots):
             self.exit_code = 0
 
-    def swap(self) -> None:
-        """Ask the policy node to run the newest bundle; if there is none now, as soon as there is."""
-        if self.answer is not None:
-            if steady() - self.asked_at < ANSWER_SECONDS:
+    def swap(self, robot: Robot) -> None:
+        """Ask a policy node to run the newest bundle; if there is none now, as soon as there is."""
+        if robot.answer is not None:
+            if steady() - robot.asked_at < ANSWER_SECONDS:
                 return
-            self.policy.remove_pending_request(self.answer)
-        if self.offered is None or not self.policy.service_is_ready():
+            robot.client.remove_pending_request(robot.answer)
+        if robot.offered is None or not robot.client.service_is_ready():
             return
-        bundle, self.asked_at = self.offered, steady()
+        bundle, robot.asked_at = robot.offered, steady()
         value = ParameterValue(type=ParameterType.PARAMETER_STRING, string_value=str(bundle.resolve()))
-        self.answer = self.policy.call_async(SetParameters.Request(parameters=[Parameter(name="bundle", value=value)]))
-        self.answer.add_done_callback(lambda future: self.on_answer(bundle, future))
+        request = SetParameters.Request(parameters=[Parameter(name="bundle", value=value)])
+        robot.answer = robot.client.call_async(request)
+        robot.answer.add_done_callback(lambda future: self.on_answer(robot, bundle, future))
 
-    def on_answer(self, bundle: Path, future: Future) -> None:
-        """The policy node runs the bundle, or refuses it and keeps the old one."""
-        self.answer = None
-        if self.offered == bundle:
-            self.offered = None
+    def on_answer(self, robot: Robot, bundle: Path, future: Future) -> None:
+        """A policy node runs the bundle, or refuses it and keeps the old one."""
+        robot.answer = None
+        if robot.offered == bundle:
+            robot.offered = None
         answer = future.result()
         assert answer is not None
         [result] = answer.results
         if result.successful:
             self.swaps += 1
-            self.get_logger().info(f"the policy is now {bundle}")
+            self.get_logger().info(f"{robot.name}the policy is now {bundle}")
         else:
-            self.report(f"the policy node refuses {bundle}: {result.reason}")
+            self.report(f"{robot.name}the policy node refuses {bundle}: {result.reason}")
 
     def report(self, text: str, level: int = messages.ERROR, values: dict[str, str] | None = None) -> None:
         """A problem, on /diagnostics and in the log."""

@@ -113,7 +113,7 @@ def check_domain(evidence: Evidence) -> Iterator[Finding]:
     if not domain.isdecimal() or int(domain) > 101:
         fix = "set ROS_DOMAIN_ID to a number from 0 to 101; beyond, Linux may have given the ports away"
         yield Finding("domain", "failure", f"ROS_DOMAIN_ID is '{domain}'", fix)
-    elif domain_is_taken():
+    elif domain_is_taken(evidence.graph.namespace):
         yield Finding("domain", "failure", f"a graph of rl_ros already runs on domain {domain}", "stop it first")
     else:
         yield Finding("domain", "ok", f"domain {domain}, discovery {where.lower()}")
