@@ -461,8 +461,8 @@ def test_a_second_graph_on_the_same_domain_is_refused(tmp_path: Path, monkeypatc
     named = dataclasses.replace(empty, namespace="arm_1")
     with bringup.Supervisor(empty), pytest.raises(UserError, match="already runs on ROS domain 77; stop it,"):
         bringup.Supervisor(empty)
-    with bringup.Supervisor(empty), bringup.Supervisor(named):  # another robot
-        with pytest.raises(UserError, match="on ROS domain 77 as arm_1; stop it,"):
-            bringup.Supervisor(named)
+    another_robot = pytest.raises(UserError, match="on ROS domain 77 as arm_1; stop it,")
+    with bringup.Supervisor(empty), bringup.Supervisor(named), another_robot:
+        bringup.Supervisor(named)
     with bringup.Supervisor(empty):  # the lock is let go of
         pass
