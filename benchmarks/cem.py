@@ -60,7 +60,7 @@ def observations(count: int) -> dict[str, np.ndarray]:
 
 def measure(times: int) -> dict[str, float]:
     """All figures."""
-    contract = Contract.load("bin_grasp")
+    contract = Contract.load("grasp")
     learner = make_algorithm("qt_opt", contract, NORMALISATION)
     policy = learner.policy
     seen = {name: torch.from_numpy(value) for name, value in observations(STATES).items()}

@@ -439,7 +439,7 @@ def main() -> None:
     shipped = Limits.shipped(ramp=0.0)
     # The table and the arm itself are out of reach of the shipped workspace.
     wide = Limits.shipped(ramp=0.5, workspace_low=(-0.5, -0.7, -0.2), workspace_high=(0.8, 0.7, 1.0))
-    benches = [Bench("grasp", arm, shipped, rng), Bench("grasp", arm, wide, rng), Bench("reach", arm, shipped, rng)]
+    benches = [Bench("lift", arm, shipped, rng), Bench("lift", arm, wide, rng), Bench("reach", arm, shipped, rng)]
     done: Counter[str] = Counter()
     leaked: Counter[str] = Counter()
     reasons: Counter[str] = Counter()

@@ -2,7 +2,7 @@
 
     .venv/bin/python benchmarks/ingest.py [--quick]
 
-Bags of the grasp contract are written to a temporary directory, and so are in the cache of files; then both are timed
+Bags of the lift contract are written to a temporary directory, and so are in the cache of files; then both are timed
 in turn, two or three times each, and the best time of each counts. Everything runs in one process on one core.
 """
 
@@ -155,7 +155,7 @@ def main() -> None:
     options = parser.parse_args()
     cv2.setNumThreads(1)
     raw_ticks, jpeg_ticks, times = (4_000, 400, 3) if options.quick else (100_000, 2_000, 2)
-    contract = Contract.load("grasp")
+    contract = Contract.load("lift")
     with tempfile.TemporaryDirectory() as temporary:
         raw = write_bags(Path(temporary) / "raw", contract, raw_images(contract), raw_ticks)
         raw_bytes = sum(file.stat().st_size for path in raw for file in path.glob("*.mcap"))

@@ -61,7 +61,7 @@ def main() -> int:
     quick = parser.parse_args().quick
     torch.set_num_threads(1)
     keep_freed_memory()
-    contract = Contract.load("grasp")
+    contract = Contract.load("lift")
     memory = make_memory(contract, 100 if quick else 1500)
     learner = make_algorithm("bc", contract, dataset_statistics(memory, contract))
     rng = np.random.default_rng(0)

@@ -46,8 +46,8 @@ def run(ticks: int, seed: int) -> tuple[int, list[str]]:
             here = Path(directory) / str(part)
             episodes = min(200, max(5, (ticks - compared) // (2 * shortest)))
             arguments = {"bags": str(here / "bags"), "trace": str(here / "trace"), "seed": str(seed + 1000 * part)}
-            run_episodes("grasp", arguments, episodes, here / "log")
-            read, refused = read_episodes(find_bags(here / "bags"), Contract.load("grasp"))
+            run_episodes("lift", arguments, episodes, here / "log")
+            read, refused = read_episodes(find_bags(here / "bags"), Contract.load("lift"))
             traces = read_traces(sorted((here / "trace").glob("*.jsonl")))
             count, found = compare(traces, read)
             compared, mismatches, part = compared + count, mismatches + found + refused, part + 1

@@ -3,7 +3,7 @@
     .venv/bin/python benchmarks/qt_opt.py --bags BAGS --out DIR [--quick]
         [--grasps 10000] [--updates 20000] [--checkpoints 8] [--episodes 100] [--targets bellman]
 
-Record the bags with `rl_ros collect bin_grasp --grasps 10000 --out BAGS`. It learns from the first `--grasps` of them
+Record the bags with `rl_ros collect grasp --grasps 10000 --out BAGS`. It learns from the first `--grasps` of them
 offline, writes a bundle after each tenth or so of the updates, and lets the last five grasp: `--episodes` times each on
 objects of the training set in scenes never seen, and as often on the held-out ones. What counts is the mean of these
 five, not the best. DIR/qt_opt.csv gets a row for each: grasps, updates, checkpoint, success of both. DIR/qt_opt.png
@@ -107,7 +107,7 @@ def draw(file: Path, picture: Path, episodes: int) -> None:
 def main() -> int:
     """Learn, evaluate, print a table and the JSON line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--bags", type=Path, required=True, help="of `rl_ros collect bin_grasp --grasps`")
+    parser.add_argument("--bags", type=Path, required=True, help="of `rl_ros collect grasp --grasps`")
     parser.add_argument("--out", type=Path, required=True, help="where bundles and qt_opt.csv go")
     parser.add_argument("--grasps", type=int, default=10_000)
     parser.add_argument("--updates", type=int, default=20_000)
@@ -122,7 +122,7 @@ def main() -> int:
         options.updates, options.episodes, options.checkpoints = 200, 4, 2
     torch.set_num_threads(1)
     options.out.mkdir(parents=True, exist_ok=True)
-    contract = Contract.load("bin_grasp")
+    contract = Contract.load("grasp")
     memory, grasps = memory_of(options.bags, contract, options.grasps)
     rows = []
     with Progress(console=Console(stderr=True)) as progress:

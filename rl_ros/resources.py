@@ -30,7 +30,7 @@ def share_directory() -> Path:
 
 
 def share_file(relative: str) -> Path:
-    """Path of one shipped file, such as `config/contracts/grasp.yaml`.
+    """Path of one shipped file, such as `config/contracts/lift.yaml`.
 
     Raises:
         UserError: the file is not shipped; the sentence lists its neighbours.

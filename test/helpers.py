@@ -1,4 +1,4 @@
-"""Shared by the tests: waiting with a bound, and one small episode of the grasp contract as raw messages."""
+"""Shared by the tests: waiting with a bound, and one small episode of the lift contract as raw messages."""
 
 import dataclasses
 import subprocess
@@ -13,7 +13,7 @@ from rl_ros.contract import Contract
 from rl_ros.episodes import messages
 
 PERIOD = 100_000_000
-"""ns between the ticks of the grasp contract."""
+"""ns between the ticks of the lift contract."""
 START = 1_000_000_000_000
 """ns, the stamp of the first tick."""
 
@@ -42,8 +42,8 @@ def started(command: Sequence[str], **how: Any) -> Iterator[subprocess.Popen[str
 
 
 def small_contract() -> Contract:
-    """The grasp contract with an image of 4x4 and only what every tick needs recorded."""
-    contract = Contract.load("grasp")
+    """The lift contract with an image of 4x4 and only what every tick needs recorded."""
+    contract = Contract.load("lift")
     image = dataclasses.replace(contract.observation["image"], shape=(4, 4, 3))
     return dataclasses.replace(contract, observation={**contract.observation, "image": image}, record={})
 

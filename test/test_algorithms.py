@@ -303,7 +303,7 @@ def unit_statistics(contract: Contract) -> dict[str, dict[str, list[float]]]:
 
 @pytest.mark.parametrize("name", ["bc", "iql"])
 def test_a_loaded_state_continues_bit_for_bit(name: str) -> None:
-    contract = Contract.load("grasp")
+    contract = Contract.load("lift")
     first, second = (make_algorithm(name, contract, unit_statistics(contract), seed=s) for s in (0, 1))
     batches = [image_data(contract, np.random.default_rng(i)) for i in range(6)]
     for batch in batches[:3]:
@@ -318,7 +318,7 @@ def test_a_loaded_state_continues_bit_for_bit(name: str) -> None:
 
 
 def test_auxiliary_values_teach_and_never_enter() -> None:
-    contract = Contract.load("grasp")
+    contract = Contract.load("lift")
     learner = make_algorithm("bc", contract, unit_statistics(contract))
     assert "auxiliary_loss" in learner.update(image_data(contract, np.random.default_rng(0)))
     assert set(learner.policy.encoder.vectors) == {"tool_position", "finger_position"}

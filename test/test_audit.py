@@ -389,11 +389,11 @@ def test_a_set_with_nothing_readable_still_has_a_page(tmp_path: Path, contract: 
     (bags / "episode_000000.mcap").touch()
     page = tmp_path / "audit.html"
     assert main(["audit", str(bags)]) == 2  # no contract to audit by
-    assert main(["audit", str(bags), "--contract", "grasp", "--html", str(page)]) == 3
+    assert main(["audit", str(bags), "--contract", "lift", "--html", str(page)]) == 3
     assert "the file is empty" in page.read_text()
 
 
 def test_episodes_of_the_expert_are_not_flagged(tmp_path: Path) -> None:
     bags = tmp_path / "bags"
-    run_episodes("grasp", {"bags": str(bags), "expert_noise": "0.0"}, 5, tmp_path / "log")
+    run_episodes("lift", {"bags": str(bags), "expert_noise": "0.0"}, 5, tmp_path / "log")
     assert main(["audit", str(bags)]) == 0

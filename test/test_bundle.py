@@ -26,7 +26,7 @@ NORMALISATION: Normalisation = {
 
 @pytest.fixture(scope="module")
 def contract() -> Contract:
-    return Contract.load("grasp")
+    return Contract.load("lift")
 
 
 def save(directory: Path, contract: Contract, seed: int = 0, policy: torch.nn.Module | None = None) -> Path:

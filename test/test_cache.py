@@ -185,7 +185,7 @@ def test_the_command_says_what_became_of_the_bags(bags: list[Path], capsys: pyte
     assert f"left out: {broken}: not an MCAP file" in error
     assert (bags[0].parent / ".rl_ros_cache").is_dir()
     assert main(["ingest", str(bags[0].parent), "arm:=/x"]) == 2
-    assert "arm:=: no key of contract grasp" in capsys.readouterr().err
+    assert "arm:=: no key of contract lift" in capsys.readouterr().err
 
 
 def test_reasons_are_counted_without_the_figures_of_each_tick() -> None:

@@ -14,7 +14,7 @@ from rl_ros.errors import UserError
 
 @pytest.fixture
 def contract() -> Contract:
-    return Contract.load("grasp")
+    return Contract.load("lift")
 
 
 def changed(contract: Contract, change: Callable[[dict[str, Any]], object]) -> Contract:
@@ -62,7 +62,7 @@ def test_a_contract_is_found_by_name_and_by_path(contract: Contract, tmp_path: P
     path.write_text(contract.to_yaml())
     assert Contract.load(path) == contract
     assert Contract.load(str(path)) == contract
-    with pytest.raises(UserError, match=r"no contract is named 'juggle'; there are: .*grasp.*or give a path"):
+    with pytest.raises(UserError, match=r"no contract is named 'juggle'; there are: .*lift.*or give a path"):
         Contract.load("juggle")
     with pytest.raises(UserError, match="no such file"):
         Contract.load(tmp_path / "other.yaml")

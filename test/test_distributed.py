@@ -19,7 +19,7 @@ from rl_ros.training.distributed import Collector, Here, OnRay, Replay, Settings
 from rl_ros.training.grasping import collect_grasps
 from rl_ros.training.report import read_columns
 
-CONTRACT = Contract.load("bin_grasp")
+CONTRACT = Contract.load("grasp")
 SMALL = {"hidden_size": 16, "image_features": 4, "batch_size": 8, "samples": 8, "elites": 2, "lag": 5}
 
 

@@ -293,7 +293,7 @@ def test_d3rlpy_itself_reads_the_export(contract: Contract, episodes: list[Episo
 def test_lerobot_itself_reads_the_export(contract: Contract, episodes: list[Episode], tmp_path: Path) -> None:
     lerobot.write(episodes, contract, tmp_path)
     found = real(READ_LEROBOT, "lerobot.datasets.lerobot_dataset", tmp_path)
-    assert (found["episodes"], found["frames"], found["task"]) == (2, 2 * TICKS + 2, "grasp")
+    assert (found["episodes"], found["frames"], found["task"]) == (2, 2 * TICKS + 2, "lift")
     pixels = sum(int(e.observation["image"].sum()) for e in episodes) / 255.0
     assert found["pixels"] == pytest.approx(pixels, rel=1e-5)
     state = [*episodes[0].observation["tool_position"][3], *episodes[0].observation["finger_position"][3]]

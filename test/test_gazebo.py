@@ -23,7 +23,7 @@ LIBRARY = next((name for n in (16, 15, 14, 13, 12) if (name := ctypes.util.find_
 needs_library = pytest.mark.skipif(
     LIBRARY is None, reason="libsdformat is not installed: on Debian, apt-get install libsdformat-dev sdformat-sdf"
 )
-WORLD = share_directory() / "sim" / "gazebo" / "grasp.sdf"
+WORLD = share_directory() / "sim" / "gazebo" / "lift.sdf"
 
 
 def is_valid(path: Path) -> bool:
@@ -51,7 +51,7 @@ def test_that_parser_would_find_a_mistake(tmp_path: Path) -> None:
 
 
 def test_the_world_is_the_scene_of_the_simulation() -> None:
-    scene = Scene.load(share_file("sim/scenes/grasp.yaml"))
+    scene = Scene.load(share_file("sim/scenes/lift.yaml"))
     world = ElementTree.parse(WORLD).getroot().find("world")
     assert world is not None
 
@@ -72,7 +72,7 @@ def test_the_world_is_the_scene_of_the_simulation() -> None:
     assert eye == list(scene.camera.eye)
     assert roll == 0.0
     np.testing.assert_allclose(looks, way / np.linalg.norm(way), atol=1e-5)
-    assert numbers("model[@name='camera']/link/sensor/update_rate") == [Contract.load("grasp").control_rate]
+    assert numbers("model[@name='camera']/link/sensor/update_rate") == [Contract.load("lift").control_rate]
 
 
 def test_the_arm_in_gazebo_is_the_arm_of_the_guard(tmp_path: Path) -> None:
@@ -96,7 +96,7 @@ def test_the_arm_in_gazebo_is_the_arm_of_the_guard(tmp_path: Path) -> None:
     }
 
 
-@pytest.mark.parametrize("task", ["grasp", "reach"])
+@pytest.mark.parametrize("task", ["lift", "reach"])
 def test_all_that_the_graph_expects_comes_over_the_bridge_or_from_the_controllers(task: str) -> None:
     graph = resolve(load_graph(task), {"robot": "gazebo", "bags": "somewhere"})
     carried = {topic.ros_topic_name: topic.ros_type_name for topic in gazebo.bridged()}

@@ -251,7 +251,7 @@ def test_representations_have_the_length_of_their_size() -> None:
 
 
 def test_the_expected_action_keeps_its_order() -> None:
-    data = Contract.load("grasp")
+    data = Contract.load("lift")
     layout = ActionLayout(data)  # the gripper is the last of four entries
     distribution = ActionDistribution(torch.tensor([[0.1, 0.2, 0.3]]), torch.tensor([[math.log(3.0)]]))
     torch.testing.assert_close(expected_action(layout, distribution), torch.tensor([[0.1, 0.2, 0.3, 0.5]]))

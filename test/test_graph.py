@@ -32,7 +32,7 @@ from rl_ros.resources import share_directory, share_file
 
 
 def grasp(**arguments: str) -> ResolvedGraph:
-    return resolve(load_graph("grasp"), arguments)
+    return resolve(load_graph("lift"), arguments)
 
 
 def parameters(graph: ResolvedGraph, node: str) -> dict[str, Any]:
@@ -45,7 +45,7 @@ def processes(graph: ResolvedGraph) -> dict[str, list[str]]:
 
 def graph_of(nodes: Mapping[str, GraphNode], **parts: Any) -> Graph:
     arguments = {
-        "contract": Argument("grasp", "name of the contract"),
+        "contract": Argument("lift", "name of the contract"),
         "robot": Argument("pybullet", "where the arm is", ("pybullet", "real")),
     }
     return Graph("mine", arguments, dict(nodes), **{"common": {"contract": "$(contract)"}, **parts})
@@ -109,11 +109,11 @@ def test_every_parameter_of_every_node_has_a_value_of_its_type() -> None:
 
 
 def test_arguments_arrive_as_numbers_and_text() -> None:
-    graph = grasp(episodes="12", seed="7", expert_noise="0.5", policy="policies/grasp", results="results.jsonl")
+    graph = grasp(episodes="12", seed="7", expert_noise="0.5", policy="policies/lift", results="results.jsonl")
     manager = parameters(graph, "episode_manager")
     assert (manager["episodes"], manager["seed"], manager["results"]) == (12, 7, "results.jsonl")
     policy = parameters(graph, "policy")
-    assert (policy["bundle"], policy["expert_noise"]) == ("policies/grasp", 0.5)
+    assert (policy["bundle"], policy["expert_noise"]) == ("policies/lift", 0.5)
 
 
 def test_text_that_looks_like_a_number_stays_text() -> None:
@@ -149,7 +149,7 @@ def test_only_the_guard_publishes_to_the_controllers() -> None:
 
 
 def test_the_parts_of_a_contract_become_its_topics() -> None:
-    contract = Contract.load("grasp")
+    contract = Contract.load("lift")
     found = endpoints(node_specs()["policy"].subscribes, contract)
     for key in (*contract.observation.values(), contract.goal.desired_goal):
         assert found[key.topic].type == key.type
@@ -160,7 +160,7 @@ def test_the_parts_of_a_contract_become_its_topics() -> None:
 
 
 def test_the_recorder_asks_for_what_publishers_offer() -> None:
-    contract = Contract.load("grasp")
+    contract = Contract.load("lift")
     contract = dataclasses.replace(contract, record={**contract.record, "/rosout": Recorded("rcl_interfaces/msg/Log")})
     offered, asked = offered_profiles(contract), endpoints(node_specs()["recorder"].subscribes, contract)
     for topic in set(contract.recorded_topics()) - {"/episode/event"}:
@@ -200,19 +200,19 @@ def test_an_argument_of_another_form_is_refused(text: str) -> None:
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        ({"robt": "real"}, "graph grasp: no argument 'robt'; there are: robot, lockstep"),
-        ({"robot": "fake"}, "graph grasp: robot: expected one of pybullet, gazebo, real, got 'fake'."),
-        ({"lockstep": "yes"}, "graph grasp: lockstep: expected one of true, false, got 'yes'."),
-        ({"episodes": "many"}, "graph grasp: episode_manager: episodes: expected a whole number, got 'many'."),
+        ({"robt": "real"}, "graph lift: no argument 'robt'; there are: robot, lockstep"),
+        ({"robot": "fake"}, "graph lift: robot: expected one of pybullet, gazebo, real, got 'fake'."),
+        ({"lockstep": "yes"}, "graph lift: lockstep: expected one of true, false, got 'yes'."),
+        ({"episodes": "many"}, "graph lift: episode_manager: episodes: expected a whole number, got 'many'."),
         ({"episodes": "1.5"}, "episode_manager: episodes: expected a whole number, got 1.5."),
         ({"episodes": "-1"}, "episode_manager: episodes: expected at least 0, got -1."),
         ({"episodes": ""}, "episode_manager: episodes: expected a whole number, got None."),
         ({"expert_noise": "-0.5"}, "policy: expert_noise: expected at least 0, got -0.5."),
         ({"expert_noise": ".nan"}, "policy: expert_noise: expected a number, got nan."),
         ({"expert_noise": "[1"}, "policy: expert_noise: not valid YAML"),
-        ({"namespace": "arm 1"}, "graph grasp: namespace: 'arm 1' is no namespace: letters, digits and underscores"),
-        ({"namespace": "arm", "robot": "gazebo"}, "graph grasp: namespace:=arm: the world for Gazebo has one arm"),
-        ({"contract": "juggle"}, "no contract is named 'juggle'; there are: bin_grasp, grasp"),
+        ({"namespace": "arm 1"}, "graph lift: namespace: 'arm 1' is no namespace: letters, digits and underscores"),
+        ({"namespace": "arm", "robot": "gazebo"}, "graph lift: namespace:=arm: the world for Gazebo has one arm"),
+        ({"contract": "juggle"}, "no contract is named 'juggle'; there are: grasp, lift"),
     ],
 )
 def test_a_wrong_argument_is_named_with_what_was_expected(arguments: dict[str, str], sentence: str) -> None:
@@ -269,9 +269,9 @@ def test_a_wrong_graph_is_named_with_its_place(graph: Graph, sentence: str) -> N
 
 def test_conditions_are_all_of_only_and_none_of_unless() -> None:
     conditions = {
-        "policy": GraphNode("main", only={"robot": "real", "contract": "grasp"}),
+        "policy": GraphNode("main", only={"robot": "real", "contract": "lift"}),
         "reward": GraphNode("main", unless={"robot": "real", "contract": "push"}),
-        "goal_encoder": GraphNode("main", only={"contract": "grasp"}, unless={"robot": "pybullet"}),
+        "goal_encoder": GraphNode("main", only={"contract": "lift"}, unless={"robot": "pybullet"}),
     }
     graph = graph_of(conditions)
     assert [node.name for node in resolve(graph, {"robot": "real"}).nodes] == ["policy", "goal_encoder"]
@@ -291,7 +291,7 @@ def test_variables_follow_from_their_argument_and_may_build_on_others() -> None:
 def test_a_parameter_of_the_node_wins_over_the_common_one() -> None:
     graph = graph_of(
         {"policy": GraphNode("main", {"lossless": False}), "reward": GraphNode("main")},
-        common={"contract": "grasp", "lossless": True, "bundle": "for those that know it"},
+        common={"contract": "lift", "lossless": True, "bundle": "for those that know it"},
     )
     resolved = resolve(graph, {})
     assert parameters(resolved, "policy")["lossless"] is False
@@ -301,7 +301,7 @@ def test_a_parameter_of_the_node_wins_over_the_common_one() -> None:
 
 
 def test_an_unknown_graph_and_an_unknown_file_list_what_there_is() -> None:
-    with pytest.raises(UserError, match=r"no graph is named 'juggle'; there are: .*grasp"):
+    with pytest.raises(UserError, match=r"no graph is named 'juggle'; there are: .*lift"):
         load_graph("juggle")
     with pytest.raises(UserError, match=r"config/juggle.yaml does not exist; config/ holds: .*nodes.yaml"):
         share_file("config/juggle.yaml")
@@ -426,18 +426,18 @@ def by_launch(launch_file: Path, arguments: dict[str, str]) -> Started:
     [
         {},
         {"bags": "somewhere", "lockstep": "true", "episodes": "3", "seed": "5"},
-        {"robot": "real", "composition": "separate", "policy": "policies/grasp"},
+        {"robot": "real", "composition": "separate", "policy": "policies/lift"},
     ],
 )
 def test_launch_file_and_supervisor_start_the_same_nodes_with_the_same_parameters_and_remaps(
     arguments: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # No shipped graph remaps anything, and a difference in remaps must not go unseen.
-    graph = load_graph("grasp")
+    graph = load_graph("lift")
     graph.nodes["policy"].remaps["diagnostics"] = "/policy/diagnostics"
     monkeypatch.setattr(bringup, "load_graph", lambda name: graph)
-    launched = by_launch(share_directory() / "launch" / "grasp.launch.py", arguments)
-    assert launched == by_supervisor("grasp", arguments, tmp_path, monkeypatch)
+    launched = by_launch(share_directory() / "launch" / "lift.launch.py", arguments)
+    assert launched == by_supervisor("lift", arguments, tmp_path, monkeypatch)
     assert any("policy:diagnostics:=/policy/diagnostics" in started[2] for started in launched.values())
     names = {name for nodes, _, _ in launched.values() for name in nodes}
     assert names == {node.name for node in resolve(graph, arguments).nodes}
@@ -447,7 +447,7 @@ def test_the_supervisor_starts_every_node_of_the_graph_with_its_parameters(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     arguments = {"bags": "somewhere", "lockstep": "true"}
-    started = by_supervisor("grasp", arguments, tmp_path, monkeypatch)
+    started = by_supervisor("lift", arguments, tmp_path, monkeypatch)
     resolved = grasp(**arguments)
     assert {process: nodes for process, (nodes, _, _) in started.items()} == processes(resolved)
     for process, nodes in resolved.processes.items():

@@ -1,180 +1,239 @@
-"""Grasp: what counts as success, and what the scripted expert does."""
+"""Bin grasping: what is in the tray, how a grasp is checked, and that a bag of grasps reads back as it happened."""
 
-from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from rl_ros.algorithms.qt_opt import PROJECTION
 from rl_ros.contract import Contract
-from rl_ros.errors import UserError
-from rl_ros.tasks.grasp import IN_HAND, LIFT_HEIGHT, Grasp, GraspExpert
-from rl_ros.tasks.task import make_task
+from rl_ros.episodes.ingest import read_episodes
+from rl_ros.resources import share_file
+from rl_ros.robots.bin import BinScene
+from rl_ros.robots.pybullet_arm import projection_of
+from rl_ros.robots.shapes import BROKEN, HELD_OUT, made_up, mesh, narrowest
+from rl_ros.tasks.env import BinEnvironment, make
+from rl_ros.tasks.grasp import (
+    CEILING,
+    FALL,
+    HELD,
+    HIGH,
+    LONGEST,
+    PRESENT,
+    TERMINATE,
+    Grasp,
+    GraspCheck,
+    GraspRoutine,
+    was_lifted,
+)
+from rl_ros.tasks.slide import Slide
+from rl_ros.training.grasping import GraspEpisodes, collect_grasps
+from rl_ros.training.live import run_episodes
 
-GOAL = np.array([LIFT_HEIGHT], np.float32)
-OPEN_FINGERS, FINGERS_ON_CUBE = 0.04, 0.02
+EMPTY, SOMETHING = np.zeros((64, 64, 3), np.uint8), np.zeros((64, 64, 3), np.uint8)
+SOMETHING[30:34, 30:34] = 200
 
 
-def values(
-    tool: tuple[float, float, float],
-    cube: tuple[float, float, float] = (0.5, 0.0, 0.018),
-    fingers: float = OPEN_FINGERS,
-) -> dict[str, np.ndarray]:
+def values(height: float, gap: float = 0.08, image: np.ndarray = EMPTY) -> dict[str, np.ndarray]:
     return {
-        "tool_position": np.array(tool, np.float32),
-        "object_position": np.array(cube, np.float32),
-        "finger_position": np.full(2, fingers, np.float32),
+        "tool_position": np.array([0.5, 0.0, height], np.float32),
+        "tool_orientation": np.array([1.0, 0.0, 0.0, 0.0], np.float32),
+        "finger_position": np.full(2, gap / 2, np.float32),
+        "image": image,
     }
 
 
-def act(
-    tool: tuple[float, float, float],
-    cube: tuple[float, float, float] = (0.5, 0.0, 0.018),
-    fingers: float = OPEN_FINGERS,
-) -> np.ndarray:
-    """What the expert without errors does there."""
-    return GraspExpert(0.0).act(values(tool, cube, fingers), GOAL)
+def checked(gap: float, after: np.ndarray) -> list[bool | None]:
+    """What a check says at each tick of a hand that comes up with the fingers so far apart, and lets go."""
+    check = GraspCheck()
+    seen = [values(0.1, gap), *[values(PRESENT[2], gap)] * HELD, *[values(PRESENT[2], 0.08, after)] * FALL]
+    return [check.see(each) for each in seen]
 
 
-def settled_height(offset: float) -> float:
-    """The height at which the expert neither rises nor falls, this far beside the cube."""
-    heights = np.linspace(0.0, 0.4, 801)
-    speeds = [act((0.5 + offset, 0.0, float(height)))[2] for height in heights]
-    assert all(later <= earlier + 1e-6 for earlier, later in pairwise(speeds))
-    return float(heights[np.argmin(np.abs(speeds))])
+@pytest.fixture(scope="module")
+def environment() -> BinEnvironment:
+    return BinEnvironment()
+
+
+def test_no_shape_is_both_learned_from_and_held_out() -> None:
+    held_out, learned = BinEnvironment("held_out"), BinEnvironment("train")
+    for each in (held_out, learned):
+        each.close()
+    assert set(held_out.world._numbers) == set(HELD_OUT)
+    assert set(learned.world._numbers) == set(range(900)) - set(BROKEN)
+
+
+def test_a_tray_holds_the_same_things_for_the_same_seed_whatever_was_before(environment: BinEnvironment) -> None:
+    environment.reset(seed=7)
+    first = {name: array.copy() for name, array in environment.values.items()}
+    environment.reset(seed=8)
+    assert not np.array_equal(environment.values["image"], first["image"])
+    environment.reset(seed=7)
+    for name, array in first.items():
+        np.testing.assert_array_equal(environment.values[name], array)
+
+
+def test_things_lie_in_the_tray_and_not_within_its_floor(environment: BinEnvironment) -> None:
+    inside = []
+    for seed in range(8):
+        environment.reset(seed=seed)
+        places = environment.values["objects_position"].reshape(-1, 3)
+        assert len(places) == 5
+        for (place, turned), shape in zip(
+            environment.world.object_poses().values(), environment.world.shapes.values(), strict=True
+        ):
+            lowest = (shape.corners @ _rotation(turned).T + place)[:, 2].min()
+            assert lowest > -0.003
+        inside += (np.abs(places[:, :2] - [0.5, 0.0]) < 0.18).all(axis=1).tolist()
+    assert np.mean(inside) > 0.95  # one in two hundred rolls out
+
+
+def _rotation(quaternion: np.ndarray) -> np.ndarray:
+    x, y, z, w = quaternion
+    return np.array(
+        [
+            [1 - 2 * (y * y + z * z), 2 * (x * y - z * w), 2 * (x * z + y * w)],
+            [2 * (x * y + z * w), 1 - 2 * (x * x + z * z), 2 * (y * z - x * w)],
+            [2 * (x * z - y * w), 2 * (y * z + x * w), 1 - 2 * (x * x + y * y)],
+        ]
+    )
+
+
+def test_a_shape_is_narrowest_across_its_longer_side() -> None:
+    bar = np.array([[x, y, z] for x in (-0.05, 0.05) for y in (-0.01, 0.01) for z in (0.0, 0.02)])
+    heading, width = narrowest(bar)
+    assert abs(heading) == pytest.approx(np.pi / 2)
+    assert width == pytest.approx(0.02)
+
+
+@pytest.mark.parametrize("shape", [mesh(0), mesh(950), made_up(3)], ids=lambda shape: shape.name)
+def test_what_is_touched_is_within_what_is_seen(shape) -> None:  # type: ignore[no-untyped-def]
+    low, high = shape.vertices.min(axis=0) - 1e-9, shape.vertices.max(axis=0) + 1e-9
+    assert all(((piece >= low) & (piece <= high)).all() for piece in shape.pieces)
+    assert np.ptp(shape.corners, axis=0) == pytest.approx(np.ptp(shape.vertices, axis=0), rel=0.25)
 
 
 @pytest.mark.parametrize(
-    ("cube_height", "apart", "success"),
+    ("gap", "after", "success"),
     [
-        (LIFT_HEIGHT + 0.001, 0.0, True),
-        (LIFT_HEIGHT + 0.001, IN_HAND - 0.001, True),
-        (LIFT_HEIGHT - 0.001, 0.0, False),
-        (LIFT_HEIGHT + 0.001, IN_HAND + 0.001, False),  # thrown, not held
-        (0.018, 0.0, False),
+        (0.03, SOMETHING, True),
+        (0.08, SOMETHING, True),  # as wide as the hand: it is not seen to open
+        (0.0, SOMETHING, False),  # closed on nothing, while something else rolled
+        (0.03, EMPTY, False),  # kept apart, and nothing fell
     ],
 )
-def test_success_is_a_cube_in_the_hand_at_the_height_of_the_goal(
-    cube_height: float, apart: float, success: bool
+def test_a_grasp_needs_fingers_kept_apart_and_something_that_falls(
+    gap: float, after: np.ndarray, success: bool
 ) -> None:
-    judgement = Grasp().judge(values((0.5 + apart, 0.0, cube_height), (0.5, 0.0, cube_height)), GOAL)
-    assert judgement.success is success
-    assert judgement.reward == float(success)
+    said = checked(gap, after)
+    assert said[:-1] == [None] * (len(said) - 1)
+    assert said[-1] is success
 
 
-def test_the_height_that_counts_is_that_of_the_goal() -> None:
-    at = values((0.5, 0.0, 0.2), (0.5, 0.0, 0.2))
-    assert Grasp().judge(at, np.array([0.19], np.float32)).success
-    assert not Grasp().judge(at, np.array([0.21], np.float32)).success
+def test_a_judgement_ends_the_episode_either_way_and_begin_forgets_it() -> None:
+    task = Grasp()
+    for gap, success in ((0.03, True), (0.0, False)):
+        task.begin()
+        seen = [*[values(PRESENT[2], gap)] * HELD, *[values(PRESENT[2], 0.08, SOMETHING)] * FALL]
+        judged = [task.judge(each, np.zeros(1)) for each in seen]
+        assert [each.over for each in judged] == [False] * (len(seen) - 1) + [True]
+        assert judged[-1].success is success
+        assert judged[-1].reward == float(success)
+        assert all(each.reward < 0 for each in judged[:-1])
 
 
-def test_the_goal_is_the_lift_height_in_the_form_of_the_contract() -> None:
-    task = make_task("grasp")
-    goal = task.goal_vector(task.goal_pose(3))
-    np.testing.assert_array_equal(goal, GOAL)
-    assert goal.dtype == np.float32
-    assert goal.shape == Contract.load("grasp").goal.desired_goal.shape
+def test_the_routine_takes_over_when_the_policy_terminates() -> None:
+    routine, choice = GraspRoutine(), np.array([0.1, 0.0, 0.0, 0.0, 1.0, 0.0], np.float32)
+    np.testing.assert_array_equal(routine.act(values(0.1), lambda: choice), choice)
+    choice[TERMINATE] = 1.0
+    np.testing.assert_array_equal(routine.act(values(0.1), lambda: choice), [0, 0, 0, 0, 0, 1])
+    up = routine.act(values(0.05, 0.02), lambda: pytest.fail("the policy is not asked any more"))
+    assert up[2] > 0
+    assert up[:2].tolist() == [0.0, 0.0]  # out of the tray before it goes sideways
 
 
-def test_an_unknown_task_lists_what_there_is() -> None:
-    with pytest.raises(UserError, match=r"no task is named 'juggle'; there are: .*grasp"):
-        make_task("juggle")
+def test_the_routine_ends_a_grasp_that_takes_too_long_and_keeps_the_hand_below_the_ceiling() -> None:
+    routine, up = GraspRoutine(), np.array([0.0, 0.0, 0.4, 0.0, 1.0, 0.0], np.float32)
+    said = [routine.act(values(CEILING - 0.01), lambda: up) for _ in range(LONGEST)]
+    assert all(each[2] * 0.2 <= 0.01 + 1e-6 for each in said[:-1])
+    assert [each[TERMINATE] for each in said] == [0.0] * (LONGEST - 1) + [1.0]
 
 
-def test_the_expert_uses_the_limits_of_the_contract() -> None:
-    contract = Contract.load("grasp")
-    assert contract.action_high[:3].tolist() == pytest.approx([GraspExpert.SPEED] * 3)
-    rng = np.random.default_rng(0)
-    expert = GraspExpert(3.0)
-    for seed in range(200):
+def test_lifted_is_what_is_high_just_before_the_hand_opens() -> None:
+    tool = np.array([[0.5, 0, 0.1], *[[0.5, 0, HIGH + 0.01]] * (HELD + 2)])
+    things = np.zeros((len(tool), 6))
+    assert not was_lifted(tool, things)
+    things[1, 2] = 0.3  # and is lost a moment later
+    assert not was_lifted(tool, things)
+    things[HELD, 5] = 0.3
+    assert was_lifted(tool, things)
+
+
+def test_the_explorer_succeeds_often_enough_to_learn_from_and_the_check_agrees_with_the_simulator(
+    environment: BinEnvironment,
+) -> None:
+    runner, expert = GraspEpisodes(environment), environment.judge.expert(1.0)
+    found = []
+    for seed in range(20):
         expert.reset(seed)
-        action = expert.act(values(tuple(rng.uniform(-1, 1, 3)), fingers=rng.uniform(0, 0.04)), GOAL)
-        assert action.shape == contract.action_low.shape
-        assert action.dtype == np.float32
-        assert (action >= contract.action_low).all()
-        assert (action <= contract.action_high).all()
-        assert action[3] in (0.0, 1.0)
+        found.append(runner.run(seed, seed, expert.act))
+    assert 0.15 <= np.mean([grasp.success for grasp in found]) <= 0.6
+    assert [grasp.success for grasp in found] == [grasp.lifted for grasp in found]
 
 
-@pytest.mark.parametrize("direction", [(1.0, 0.0), (-1.0, 0.0), (0.0, 1.0), (0.0, -1.0), (0.6, 0.8)])
-def test_the_expert_moves_straight_to_the_cube_with_the_hand_open(direction: tuple[float, float]) -> None:
-    x, y = np.array(direction) * 0.05
-    action = act((0.5 + x, y, 0.2))
-    np.testing.assert_allclose(action[:2] / np.linalg.norm(action[:2]), -np.array(direction), atol=1e-5)
-    assert action[3] == 1.0
-
-
-def test_the_height_follows_the_error_so_that_it_comes_down_only_above_the_cube() -> None:
-    heights = [settled_height(offset) for offset in (0.013, 0.02, 0.03, 0.05, 0.1)]
-    assert heights[0] < heights[1] < heights[2] < heights[3] < heights[4] == pytest.approx(0.25, abs=0.01)
-    assert heights[0] < GraspExpert.GRASP_HEIGHT + 0.03
-    # High enough beside the cube that the hand does not knock it over: the cube is 0.04 m high.
-    assert heights[2] > 0.06
-    assert act((0.5, 0.0, 0.05))[2] < 0.0  # and right above it, all the way down
-
-
-def test_the_expert_closes_at_the_cube_and_nowhere_else() -> None:
-    grasp = (0.5, 0.0, GraspExpert.GRASP_HEIGHT)
-    assert act(grasp)[3] == 0.0
-    assert act((0.5, 0.0, 0.05))[3] == 1.0  # above it
-    assert act((0.52, 0.0, GraspExpert.GRASP_HEIGHT))[3] == 1.0  # beside it
-    np.testing.assert_array_equal(act(grasp)[:3], 0.0)  # still while the fingers close
-
-
-def test_the_expert_lifts_once_the_fingers_have_closed() -> None:
-    grasp = (0.5, 0.0, GraspExpert.GRASP_HEIGHT)
-    np.testing.assert_allclose(act(grasp, fingers=FINGERS_ON_CUBE), [0.0, 0.0, GraspExpert.SPEED, 0.0], atol=1e-6)
-    lifted = act((0.5, 0.0, 0.08), (0.5, 0.0, 0.08), FINGERS_ON_CUBE)
-    np.testing.assert_allclose(lifted, [0.0, 0.0, GraspExpert.SPEED, 0.0], atol=1e-6)
-
-
-def test_the_expert_opens_again_where_the_cube_was_lost() -> None:
-    action = act((0.5, 0.0, 0.15), (0.6, 0.1, 0.018), FINGERS_ON_CUBE)
-    assert action[3] == 1.0
-    assert action[0] > 0
-
-
-@pytest.mark.parametrize("seed", range(5))
-def test_without_errors_the_expert_lifts_any_cube_in_the_time_there_is(seed: int) -> None:
-    """In a world where the tool goes where it is told and closed fingers hold what lies between them."""
+def test_a_bag_of_many_grasps_reads_back_as_it_happened(tmp_path: Path) -> None:
     contract = Contract.load("grasp")
-    rng = np.random.default_rng(seed)
-    tool = np.array([0.5, 0.0, 0.23])
-    cube = np.array([*rng.uniform((0.4, -0.15), (0.6, 0.15)), 0.018])
-    fingers, expert, task = OPEN_FINGERS, GraspExpert(0.0), Grasp()
-    expert.reset(seed)
-    for _ in range(contract.episode_length):
-        now = values(tuple(tool), tuple(cube), fingers)
-        if task.judge(now, GOAL).success:
-            return
-        action = expert.act(now, GOAL).astype(np.float64)
-        between = np.linalg.norm(tool - cube) < 0.015
-        tool = tool + action[:3] * contract.period
-        if fingers < GraspExpert.CLOSED and np.linalg.norm(tool - action[:3] * contract.period - cube) < 0.015:
-            cube = cube + action[:3] * contract.period
-        floor = FINGERS_ON_CUBE if between else 0.0
-        fingers = max(floor, fingers - 0.01) if action[3] == 0.0 else min(OPEN_FINGERS, fingers + 0.01)
-    pytest.fail("the cube was not lifted")
+    summary = collect_grasps(tmp_path, 3, 100, workers=0)
+    collect_grasps(tmp_path, 2, 100, workers=1)
+    bags = sorted(tmp_path.iterdir())
+    assert [bag.name for bag in bags] == ["grasps_0000000_3", "grasps_0000003_2"]
+    episodes, refused = read_episodes(bags, contract)
+    assert refused == []
+    assert [episode.seed for episode in episodes] == [100, 101, 102, 103, 104]
+    assert np.mean([episode.success for episode in episodes[:3]]) == pytest.approx(summary["success"], abs=1e-3)
+    assert all(episode.problems == () for episode in episodes)
+    environment = BinEnvironment()
+    runner, expert = GraspEpisodes(environment), environment.judge.expert(1.0)
+    expert.reset(104)
+    runner.run(104, 0, expert.act)
+    for name in contract.observation | contract.auxiliary:
+        recorded = episodes[4].value(name)
+        np.testing.assert_array_equal(recorded, np.stack([seen[name] for seen in runner.seen]))
+    environment.close()
 
 
-def test_an_episode_follows_from_its_seed() -> None:
-    def episode(seed: int) -> np.ndarray:
-        expert = Grasp().expert(1.0)
-        expert.reset(0)  # another episode before must not matter
-        expert.act(values((0.4, 0.1, 0.2)), GOAL)
-        expert.reset(seed)
-        return np.stack([expert.act(values((0.45, 0.05, 0.2)), GOAL) for _ in range(10)])
+def test_the_live_graph_records_what_happens_in_process_to_the_bit(tmp_path: Path) -> None:
+    arguments = {"bags": str(tmp_path / "live"), "seed": "1", "policy": "", "expert_noise": "1.0"}
+    run_episodes("grasp", arguments, 1, tmp_path / "log")
+    collect_grasps(tmp_path / "fast", 1, 1, workers=0)
+    contract = Contract.load("grasp")
+    episodes, refused = read_episodes([*(tmp_path / "live").iterdir(), *(tmp_path / "fast").iterdir()], contract)
+    assert refused == []
+    live, fast = episodes
+    for name in contract.observation | contract.auxiliary:
+        np.testing.assert_array_equal(live.value(name), fast.value(name))
+    for column in ("action", "reward", "terminated", "truncated", "desired_goal"):
+        np.testing.assert_array_equal(getattr(live, column), getattr(fast, column))
+    assert (live.outcome, live.seed) == (fast.outcome, fast.seed)
 
-    np.testing.assert_array_equal(episode(3), episode(3))
-    assert not np.array_equal(episode(3), episode(4))
+
+def test_the_default_projection_is_that_of_the_scenes_camera() -> None:
+    camera = BinScene.load(share_file("sim/scenes/grasp.yaml")).camera
+    assert np.reshape(PROJECTION, (3, 4)) == pytest.approx(projection_of(camera), rel=1e-4, abs=1e-4)
 
 
-def test_noise_scales_the_errors() -> None:
-    def spread(noise: float) -> float:
-        expert, actions = GraspExpert(noise), []
-        for seed in range(300):
-            expert.reset(seed)
-            actions.append(expert.act(values((0.5, 0.0, 0.15)), GOAL)[:2])
-        return float(np.std(actions))
+def test_a_tray_in_the_same_process_changes_nothing_elsewhere() -> None:
+    def slide() -> np.ndarray:
+        environment, expert = make("rl_ros/Slide-v0"), Slide().expert(0.0)
+        environment.reset(0)
+        expert.reset(0)
+        for _ in range(environment.episode_length):
+            environment.step(expert.act(environment.values, environment.desired_goal))
+        environment.close()
+        return environment.values["object_position"]
 
-    assert spread(0.0) == 0.0
-    assert 0.0 < spread(0.25) < spread(0.5) < spread(1.0)
+    before = slide()
+    tray = make("rl_ros/Grasp-v0")
+    tray.reset(0)
+    np.testing.assert_array_equal(slide(), before)
+    tray.close()

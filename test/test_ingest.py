@@ -321,7 +321,7 @@ def test_topics_of_another_robot_are_taken_by_key(contract: Contract) -> None:
     raw = [(renamed.get(topic, topic), stamp, cdr) for topic, stamp, cdr in episode_messages(contract, TICKS)]
     other = contract.remapped({"image": "/front/rgb", "linear_velocity": "/servo/command", "desired_goal": "/goal"})
     assert read_episode(in_memory(other, raw), other).has_transition.sum() == TICKS - 1
-    with pytest.raises(UserError, match="arm:=: no key of contract grasp; there are: image, tool_position"):
+    with pytest.raises(UserError, match="arm:=: no key of contract lift; there are: image, tool_position"):
         contract.remapped({"arm": "/x"})
     with pytest.raises(UserError, match="/joint_states is both a"):
         contract.remapped({"image": "/joint_states"})

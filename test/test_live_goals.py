@@ -158,7 +158,7 @@ def test_nobody_listens_to_a_goal() -> None:
 
 @pytest.mark.parametrize("name", ["reach", "push", "pick_and_place"])
 def test_the_graph_is_that_of_grasp_with_another_contract_scene_and_policy(name: str) -> None:
-    graph, grasp = load_graph(name), load_graph("grasp")
+    graph, grasp = load_graph(name), load_graph("lift")
     assert graph.nodes == grasp.nodes
     differs = {key for key, argument in graph.arguments.items() if argument != grasp.arguments[key]}
     assert {"contract", "scene"} <= differs <= {"contract", "scene", "expert_noise", "policy", "speed"}

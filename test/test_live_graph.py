@@ -40,7 +40,7 @@ def test_two_runs_of_a_seed_record_the_same_though_beside_each_other(tmp_path: P
 
     def record(run: str, namespace: str) -> None:
         arguments = {"bags": str(tmp_path / run), "seed": "3", "namespace": namespace}
-        run_episodes("grasp", arguments, 5, tmp_path / f"{run}_log")
+        run_episodes("lift", arguments, 5, tmp_path / f"{run}_log")
 
     with ThreadPoolExecutor() as threads:
         runs = [threads.submit(record, "first", ""), threads.submit(record, "second", "left/arm_1")]
@@ -49,7 +49,7 @@ def test_two_runs_of_a_seed_record_the_same_though_beside_each_other(tmp_path: P
     first, second = find_bags(tmp_path / "first"), find_bags(tmp_path / "second")
     assert [bag.name for bag in first] == [f"episode_{number:06d}" for number in range(5)]
     assert [bag.name for bag in second] == [bag.name for bag in first]
-    recorded = Contract.load("grasp").recorded_topics()
+    recorded = Contract.load("lift").recorded_topics()
     for a, b in zip(first, second, strict=True):
         left, right = contents(a), contents(b)
         # The guard's state is told when it changes, which may be never in an episode; timings only in real time.
@@ -60,13 +60,13 @@ def test_two_runs_of_a_seed_record_the_same_though_beside_each_other(tmp_path: P
 
 
 def test_results_bags_and_processes_of_a_run(tmp_path: Path) -> None:
-    results = run_episodes("grasp", {"bags": str(tmp_path / "bags"), "expert_noise": "0.0"}, 3, tmp_path / "log")
+    results = run_episodes("lift", {"bags": str(tmp_path / "bags"), "expert_noise": "0.0"}, 3, tmp_path / "log")
     assert [episode["outcome"] for episode in results.episodes] == ["success"] * 3
     assert results.processes == 3  # the guard and the recorder each have one of their own
     summary = results.summary()
     assert summary["success"] == 1.0
     assert 0 < summary["latency_ms"]["p50"] <= summary["latency_ms"]["p99"]
-    episodes, refused = read_episodes(find_bags(tmp_path / "bags"), Contract.load("grasp"))
+    episodes, refused = read_episodes(find_bags(tmp_path / "bags"), Contract.load("lift"))
     assert not refused
     for episode, told in zip(episodes, results.episodes, strict=True):
         assert episode.has_transition.sum() == told["steps"]
@@ -80,7 +80,7 @@ def test_results_bags_and_processes_of_a_run(tmp_path: Path) -> None:
 @pytest.mark.parametrize("composition", ["composed", "separate"])
 def test_both_compositions_run_in_real_time(composition: str, tmp_path: Path) -> None:
     arguments = {"lockstep": "false", "expert_noise": "0.0", "composition": composition, "bags": str(tmp_path / "bags")}
-    results = run_episodes("grasp", arguments, 1, tmp_path / "log")
+    results = run_episodes("lift", arguments, 1, tmp_path / "log")
     [episode] = results.episodes
     assert episode["outcome"] == "success"
     assert results.processes == (3 if composition == "composed" else 7)
@@ -90,9 +90,9 @@ def test_both_compositions_run_in_real_time(composition: str, tmp_path: Path) ->
 
 def test_collect_train_evaluate_and_report_by_command(tmp_path: Path) -> None:
     bags, run = str(tmp_path / "bags"), str(tmp_path / "run")
-    collected = rl_ros("collect", "grasp", "--episodes", "3", "--bags", bags)
+    collected = rl_ros("collect", "lift", "--episodes", "3", "--bags", bags)
     assert collected.returncode == 0, collected.stderr
-    more = rl_ros("collect", "grasp", "--episodes", "1", "--bags", bags)
+    more = rl_ros("collect", "lift", "--episodes", "1", "--bags", bags)
     assert more.returncode == 0, more.stderr
     assert len(find_bags(tmp_path / "bags")) == 4  # numbered on from the first three
     trained = rl_ros("train", "--algorithm", "bc", "--bags", bags, "--out", run, "--updates", "5")
@@ -103,8 +103,8 @@ def test_collect_train_evaluate_and_report_by_command(tmp_path: Path) -> None:
     assert figures["episodes"] == 2
     assert len(find_bags(tmp_path / "evaluated")) == 2
     other = tmp_path / "faster.yaml"
-    other.write_text(Contract.load("grasp").to_yaml().replace("control_rate: 10.0", "control_rate: 20.0"))
-    refused = rl_ros("up", "grasp", f"contract:={other}", f"policy:={run}/bundle")
+    other.write_text(Contract.load("lift").to_yaml().replace("control_rate: 10.0", "control_rate: 20.0"))
+    refused = rl_ros("up", "lift", f"contract:={other}", f"policy:={run}/bundle")
     assert refused.returncode == 2
     assert "control_rate was 10.0 in training and is 20.0 here" in refused.stdout
     assert "Traceback" not in refused.stdout
@@ -116,7 +116,7 @@ def test_collect_train_evaluate_and_report_by_command(tmp_path: Path) -> None:
 def test_ctrl_c_leaves_whole_bags_and_no_process(tmp_path: Path) -> None:
     # The fixture asserts afterwards that no process and no shared memory is left.
     bags = tmp_path / "bags"
-    arguments = ["up", "grasp", "lockstep:=true", f"bags:={bags}"]
+    arguments = ["up", "lift", "lockstep:=true", f"bags:={bags}"]
     with subprocess.Popen(
         [sys.executable, "-m", "rl_ros.cli", *arguments], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     ) as process:
@@ -134,12 +134,12 @@ def test_ctrl_c_leaves_whole_bags_and_no_process(tmp_path: Path) -> None:
 
 def test_a_second_graph_on_the_same_domain_is_refused(tmp_path: Path, ros_domain: int) -> None:
     with subprocess.Popen(
-        [sys.executable, "-m", "rl_ros.cli", "up", "grasp", "lockstep:=true", f"bags:={tmp_path / 'bags'}"],
+        [sys.executable, "-m", "rl_ros.cli", "up", "lift", "lockstep:=true", f"bags:={tmp_path / 'bags'}"],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     ) as process:
         assert wait_for(lambda: list((tmp_path / "bags").glob("episode_*")), SECONDS)
-        second = rl_ros("up", "grasp")
+        second = rl_ros("up", "lift")
         process.send_signal(signal.SIGINT)
     assert second.returncode == 2
     assert second.stderr.startswith(f"error: a graph of rl_ros already runs on ROS domain {ros_domain}")
@@ -147,8 +147,8 @@ def test_a_second_graph_on_the_same_domain_is_refused(tmp_path: Path, ros_domain
 
 def test_a_camera_that_never_publishes_is_named(tmp_path: Path) -> None:
     contract = tmp_path / "other.yaml"
-    contract.write_text(Contract.load("grasp").to_yaml().replace("/camera/image_raw", "/elsewhere/image_raw"))
-    failed = rl_ros("up", "grasp", "lockstep:=true", f"contract:={contract}", "patience:=4.0")
+    contract.write_text(Contract.load("lift").to_yaml().replace("/camera/image_raw", "/elsewhere/image_raw"))
+    failed = rl_ros("up", "lift", "lockstep:=true", f"contract:={contract}", "patience:=4.0")
     assert failed.returncode == 3
     assert "waited 4 s: no answer from: policy, reward" in failed.stdout
     assert "no publisher on /elsewhere/image_raw" in failed.stdout
@@ -156,7 +156,7 @@ def test_a_camera_that_never_publishes_is_named(tmp_path: Path) -> None:
 
 
 def test_a_graph_without_an_arm_says_so() -> None:
-    failed = rl_ros("up", "grasp", "robot:=real", "patience:=3.0")
+    failed = rl_ros("up", "lift", "robot:=real", "patience:=3.0")
     assert failed.returncode == 3
     assert "no answer from: arm_guard, policy, reward" in failed.stdout
     assert "arm_guard says: no publisher on joint_states" in failed.stdout
@@ -170,8 +170,8 @@ def test_mistakes_are_one_sentence_and_status_two(tmp_path: Path) -> None:
     text.write_text("no bag at all")
     cases = {
         ("up", "nothing"): "no graph is named 'nothing'",
-        ("up", "grasp", "robots:=real"): "no argument 'robots'",
-        ("up", "grasp", "robot:=toy"): "expected one of pybullet, gazebo, real",
+        ("up", "lift", "robots:=real"): "no argument 'robots'",
+        ("up", "lift", "robot:=toy"): "expected one of pybullet, gazebo, real",
         ("info", str(tmp_path / "none")): "no such bag",
         ("info", str(empty)): "the file is empty",
         ("info", str(text)): "not an MCAP file",

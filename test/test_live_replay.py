@@ -58,7 +58,7 @@ def listener(ros_domain: int) -> Iterator[Listener]:
 
 @pytest.fixture
 def bag(tmp_path: Path) -> Path:
-    run_episodes("grasp", {"bags": str(tmp_path / "bags"), "seed": "3"}, 1, tmp_path / "log")
+    run_episodes("lift", {"bags": str(tmp_path / "bags"), "seed": "3"}, 1, tmp_path / "log")
     return find_bags(tmp_path / "bags")[0]
 
 
@@ -67,7 +67,7 @@ def recorded(bag: Path, topic: str) -> dict[int, bytes]:
 
 
 def live_nodes(*names: str) -> AbstractContextManager[subprocess.Popen[str]]:
-    arguments = ["--ros-args", "-p", "contract:=grasp", "-p", "lossless:=true"]
+    arguments = ["--ros-args", "-p", "contract:=lift", "-p", "lossless:=true"]
     return started([sys.executable, "-m", "rl_ros.nodes", *names, *arguments])
 
 
@@ -105,7 +105,7 @@ def test_live_nodes_answer_a_recording_as_they_did_when_it_was_made(bag: Path, l
 def test_a_recording_of_another_robot_without_events_is_one_episode_to_live_nodes(
     bag: Path, tmp_path: Path, listener: Listener
 ) -> None:
-    topics = {topic: entry for topic, entry in Contract.load("grasp").recorded_topics().items() if topic != EVENTS}
+    topics = {topic: entry for topic, entry in Contract.load("lift").recorded_topics().items() if topic != EVENTS}
     names = {"/camera/image_raw": "/front/image_raw", "/tool/pose": "/wrist"}
     foreign = EpisodeFile(tmp_path, "foreign", {names.get(topic, topic): entry for topic, entry in topics.items()}, {})
     for message in read_bag(bag).read(topics):
@@ -115,7 +115,7 @@ def test_a_recording_of_another_robot_without_events_is_one_episode_to_live_node
     wanted = recorded(bag, "/reward")
     heard = listener.hear("/reward", "sensor_msgs/msg/JointState")
     with live_nodes("reward") as nodes:
-        with replay(path, *renaming, "--contract", "grasp", "--rate", "3", "--wait-for", "reward") as player:
+        with replay(path, *renaming, "--contract", "lift", "--rate", "3", "--wait-for", "reward") as player:
             ended = listener.until(lambda: player.poll() is not None)
             said = player.communicate()[0] if ended else "still playing"
         complete = listener.until(lambda: len(heard) >= len(wanted), 10.0)
@@ -174,7 +174,7 @@ def test_mistakes_are_one_sentence(bag: Path, tmp_path: Path) -> None:
 
 
 def test_a_node_that_does_not_answer_is_named(bag: Path) -> None:
-    arguments = ["--ros-args", "-p", "contract:=grasp", "-p", f"bag:={bag}", "-p", "wait_for:=reward"]
+    arguments = ["--ros-args", "-p", "contract:=lift", "-p", f"bag:={bag}", "-p", "wait_for:=reward"]
     arguments += ["-p", "patience:=0.5"]
     failed = subprocess.run(
         [sys.executable, "-m", "rl_ros.nodes", "replay", *arguments],

@@ -265,7 +265,7 @@ def test_mistakes_in_hindsight_are_named(memory: ReplayMemory) -> None:
 
 
 def test_the_contract_names_what_was_achieved() -> None:
-    contract = Contract.load("grasp")
+    contract = Contract.load("lift")
     height = Key("/object/height", "sensor_msgs/msg/JointState", "position", (1,), names=("height",))
     goal = dataclasses.replace(contract.goal, achieved_goal="object_height")
     auxiliary = {**contract.auxiliary, "object_height": height}
@@ -297,14 +297,14 @@ def test_another_tasks_reward_leaves_the_memory_alone(memory: ReplayMemory) -> N
 
 
 def test_tasks_are_sampled_in_fixed_shares() -> None:
-    memories = {"grasp": ReplayMemory([made(n, 50) for n in range(5)]), "push": ReplayMemory([made(9, 3)])}
+    memories = {"lift": ReplayMemory([made(n, 50) for n in range(5)]), "push": ReplayMemory([made(9, 3)])}
     rng = np.random.default_rng(0)
     batch, task = TaskMemories(memories).take(TaskMemories(memories).sample(rng, 64))
     assert np.bincount(task).tolist() == [32, 32]
     assert (batch.observation["position"][task == 1, 0] == 9).all()
     assert (batch.observation["position"][task == 0, 0] < 9).all()
     assert batch.next_observation["image"].shape == (64, 32, 32, 3)
-    rows = TaskMemories(memories, {"grasp": 3, "push": 1}).sample(rng, 10)
-    assert sum(map(len, rows.values())) == 10 and len(rows["grasp"]) == 8
-    with pytest.raises(UserError, match="expected a positive number for each of grasp, push"):
-        TaskMemories(memories, {"grasp": 1.0})
+    rows = TaskMemories(memories, {"lift": 3, "push": 1}).sample(rng, 10)
+    assert sum(map(len, rows.values())) == 10 and len(rows["lift"]) == 8
+    with pytest.raises(UserError, match="expected a positive number for each of lift, push"):
+        TaskMemories(memories, {"lift": 1.0})

@@ -294,7 +294,7 @@ def test_a_status_array_without_a_status_is_refused() -> None:
 
 
 def test_an_action_goes_out_on_its_topics_and_reads_back_through_the_contract() -> None:
-    contract = Contract.load("grasp")
+    contract = Contract.load("lift")
     action = np.array([0.1, -0.2, 0.3, 1.0])
     topics = messages.action_cdrs(contract, STAMP, action)
     assert list(topics) == ["/policy/action", "/policy/gripper"]
@@ -306,7 +306,7 @@ def test_an_action_goes_out_on_its_topics_and_reads_back_through_the_contract() 
 
 
 def test_channels_that_share_a_topic_share_one_message() -> None:
-    contract = Contract.load("grasp")
+    contract = Contract.load("lift")
     linear = contract.action["linear_velocity"]
     angular = dataclasses.replace(linear, field="twist.angular", unit="rad/s")
     other = dataclasses.replace(contract.action["gripper"], names=("other",))

@@ -139,7 +139,7 @@ class GuardBench:
 
 
 PATIENT = {
-    "contract": "grasp",
+    "contract": "lift",
     "ramp": 0.0,
     "joint_state_age": 5.0,
     "joint_state_frozen": 1e6,
@@ -263,7 +263,7 @@ def test_every_episode_begins_with_the_state(guard: GuardBench) -> None:
 
 
 def test_a_goal_becomes_the_desired_goal_with_its_stamp(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    with_parameters(monkeypatch, contract="grasp")
+    with_parameters(monkeypatch, contract="lift")
     bench.add(GoalEncoder)
     heard = bench.listen("/goal/latent", "sensor_msgs/msg/JointState")
     send = bench.sender("goal/pose", "geometry_msgs/msg/PoseStamped")
@@ -271,7 +271,7 @@ def test_a_goal_becomes_the_desired_goal_with_its_stamp(bench: Bench, monkeypatc
     start(messages.status_cdr(6 * SECOND, "start", "", {"episode": "0", "seed": "0"}))
     assert bench.until(lambda: bench.peer.count_publishers("/goal/latent") == 1)
     assert bench.until(lambda: send(messages.pose_cdr(7 * SECOND, "panda_link0", [0.5, 0.0, 0.1])) or heard)
-    goal = messages.value(Contract.load("grasp").goal.desired_goal, heard[0])
+    goal = messages.value(Contract.load("lift").goal.desired_goal, heard[0])
     np.testing.assert_allclose(goal, [0.1], atol=1e-6)
     assert messages.stamp_of(heard[0]) == 7 * SECOND
 
@@ -279,7 +279,7 @@ def test_a_goal_becomes_the_desired_goal_with_its_stamp(bench: Bench, monkeypatc
 def test_a_policy_that_does_not_fit_is_refused_and_the_old_one_stays(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with_parameters(monkeypatch, contract="grasp")
+    with_parameters(monkeypatch, contract="lift")
     node = bench.add(Policy)
     assert isinstance(node, Policy)
     before = node.actor
@@ -290,7 +290,7 @@ def test_a_policy_that_does_not_fit_is_refused_and_the_old_one_stays(
 
 
 def test_exploring_actions_differ_within_limits_and_follow_from_the_seed() -> None:
-    contract = Contract.load("grasp")
+    contract = Contract.load("lift")
 
     class Still:
         name, frame = "policy", ""
@@ -323,8 +323,8 @@ def test_exploring_actions_differ_within_limits_and_follow_from_the_seed() -> No
     [
         ({"contract": "nothing"}, "no contract is named 'nothing'"),
         ({}, "contract: must be given"),
-        ({"contract": "grasp", "watchdog": -1.0}, "watchdog: expected at least 0"),
-        ({"contract": "grasp", "watchdgo": 1.0}, "no such parameter: watchdgo"),
+        ({"contract": "lift", "watchdog": -1.0}, "watchdog: expected at least 0"),
+        ({"contract": "lift", "watchdgo": 1.0}, "no such parameter: watchdgo"),
     ],
 )
 def test_wrong_parameters_are_refused(
@@ -410,7 +410,7 @@ def test_a_sound_recording_is_told_in_numbers(recorder: RecorderBench) -> None:
 
 
 def test_no_episode_begins_on_a_full_disk(bench: Bench, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    with_parameters(monkeypatch, contract="grasp", directory=str(tmp_path), disk_reserve=1e9)
+    with_parameters(monkeypatch, contract="lift", directory=str(tmp_path), disk_reserve=1e9)
     diagnostics = bench.listen("diagnostics", STATUS)
     node = bench.add(Recorder)
     events = bench.sender(EVENTS, STATUS)

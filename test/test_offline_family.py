@@ -416,10 +416,10 @@ def small_batches(contract: Contract, count: int) -> list[Batch]:
     return batches
 
 
-@pytest.mark.parametrize("task", ["grasp", "push", "reach"])
+@pytest.mark.parametrize("task", ["lift", "push", "reach"])
 @pytest.mark.parametrize("name", FAMILY)
 def test_every_contract_is_learned_continued_and_exported(name: str, task: str, tmp_path: Path) -> None:
-    """Images (grasp), and states with a goal (push, reach): save, load, continue bit for bit.
+    """Images (lift), and states with a goal (push, reach): save, load, continue bit for bit.
 
     Saving compares what is exported with torch, to 1e-5 of the action's range.
     """

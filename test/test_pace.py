@@ -57,7 +57,7 @@ def tick(number: int, picture: int, x: float, age: float = 0.0) -> Tick:
 
 @pytest.fixture
 def still() -> StillPictures:
-    return StillPictures(Contract.load("grasp").observation)
+    return StillPictures(Contract.load("lift").observation)
 
 
 def test_the_same_picture_of_an_arm_that_moved_is_of_a_frozen_camera(still: StillPictures) -> None:

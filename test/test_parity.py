@@ -14,8 +14,8 @@ from rl_ros.training.live import run_episodes
 def test_live_and_bag_are_equal_bit_for_bit(tmp_path: Path) -> None:
     # `make parity` does the same over at least 10,000 ticks.
     arguments = {"bags": str(tmp_path / "bags"), "trace": str(tmp_path / "trace"), "seed": "11"}
-    results = run_episodes("grasp", arguments, 6, tmp_path / "log")
-    episodes, refused = read_episodes(find_bags(tmp_path / "bags"), Contract.load("grasp"))
+    results = run_episodes("lift", arguments, 6, tmp_path / "log")
+    episodes, refused = read_episodes(find_bags(tmp_path / "bags"), Contract.load("lift"))
     assert not refused
     traces = read_traces(sorted((tmp_path / "trace").glob("*.jsonl")))
     ticks, mismatches = compare(traces, episodes)

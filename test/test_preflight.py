@@ -37,7 +37,7 @@ def heard(kind: str, rate: float, age: float = 0.01) -> dict[str, Any]:
 
 
 def air() -> dict[str, dict[str, Any]]:
-    """All that the grasp graph needs of a real arm."""
+    """All that the lift graph needs of a real arm."""
     trajectory = "trajectory_msgs/msg/JointTrajectory"
     joints = messages.joint_state_cdr(1, Arm().joint_names, Arm().home)
     return {
@@ -51,7 +51,7 @@ def air() -> dict[str, dict[str, Any]]:
 
 
 def evidence(**arguments: str) -> Evidence:
-    graph = resolve(load_graph("grasp"), {"robot": "real", "policy": "", **arguments})
+    graph = resolve(load_graph("lift"), {"robot": "real", "policy": "", **arguments})
     return Evidence(graph, environment(), True, air(), False, (30, 30))
 
 

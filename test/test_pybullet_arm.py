@@ -23,7 +23,7 @@ def arm() -> Arm:
 
 @pytest.fixture(scope="module")
 def scene() -> Scene:
-    return Scene.load(share_file("sim/scenes/grasp.yaml"))
+    return Scene.load(share_file("sim/scenes/lift.yaml"))
 
 
 @pytest.fixture(scope="module")
@@ -178,7 +178,7 @@ def test_randomisation_changes_looks_and_keeps_places(scene: Scene, arm: Arm, wo
 
 
 def test_several_objects_do_not_touch(scene: Scene, arm: Arm, tmp_path: Path) -> None:
-    content = yaml.safe_load(share_file("sim/scenes/grasp.yaml").read_text())
+    content = yaml.safe_load(share_file("sim/scenes/lift.yaml").read_text())
     cylinder = {**content["objects"][0], "name": "can", "shape": "cylinder", "size": [0.04, 0.04, 0.06]}
     content["objects"].append(cylinder)
     with PyBulletArm(_written(tmp_path, content), arm) as world:
@@ -229,7 +229,7 @@ def _written(directory: Path, content: object) -> Scene:
     ],
 )
 def test_scene_mistakes_are_named(tmp_path: Path, keys: tuple[str | int, ...], value: object, expected: str) -> None:
-    content = yaml.safe_load(share_file("sim/scenes/grasp.yaml").read_text())
+    content = yaml.safe_load(share_file("sim/scenes/lift.yaml").read_text())
     place = content
     for key in keys[:-1]:
         place = place[key]
@@ -245,7 +245,7 @@ def test_a_scene_that_cannot_be_read_is_named(tmp_path: Path) -> None:
         Scene.load(broken)
     with pytest.raises(UserError, match="absent.yaml"):
         Scene.load(tmp_path / "absent.yaml")
-    content = yaml.safe_load(share_file("sim/scenes/grasp.yaml").read_text())
+    content = yaml.safe_load(share_file("sim/scenes/lift.yaml").read_text())
     del content["camera"]["eye"]
     with pytest.raises(UserError, match="camera.eye is missing"):
         _written(tmp_path, content)

@@ -21,7 +21,7 @@ from rl_ros.episodes.memory import Episode, ReplayMemory
 from rl_ros.networks.grasp_q import STRIDE, GraspQ, Scene, SceneEncoder
 from rl_ros.training.bundle import load_bundle, save_learner
 
-CONTRACT = Contract.load("bin_grasp")
+CONTRACT = Contract.load("grasp")
 NORMALISATION = {
     "tool_position": {"mean": [0.5, 0.0, 0.1], "std": [0.05, 0.05, 0.05]},
     "tool_orientation": {"mean": [1.0, 0.0, 0.0, 0.0], "std": [0.01, 0.3, 0.01, 0.01]},

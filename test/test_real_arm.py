@@ -186,7 +186,7 @@ def test_ticks_are_regular_and_never_hurried_after_a_gap() -> None:
 
 
 def test_the_topics_of_the_drivers_reach_every_node_and_a_dry_run_has_none_of_the_controllers() -> None:
-    graph = resolve(load_graph("grasp"), {"robot": "real", "bags": "somewhere"})
+    graph = resolve(load_graph("lift"), {"robot": "real", "bags": "somewhere"})
     names = {node.name: {node.name_of(e) for e in (*node.publishes, *node.subscribes)} for node in graph.nodes}
     topics = Robot.load("panda").topics["real"]
     for node in ("policy", "reward", "recorder"):
@@ -194,7 +194,7 @@ def test_the_topics_of_the_drivers_reach_every_node_and_a_dry_run_has_none_of_th
     commands = {topics["controllers/arm"], topics["controllers/gripper"]}
     assert commands <= names["arm_guard"]
     assert [node for node in names if commands & names[node]] == ["arm_guard"]
-    dry = resolve(load_graph("grasp"), {"robot": "real", "dry_run": "true"})
+    dry = resolve(load_graph("lift"), {"robot": "real", "dry_run": "true"})
     assert not any(dry_node.name_of(e) in commands for dry_node in dry.nodes for e in dry_node.publishes)
     with pytest.raises(UserError, match=r"robot:=gazebo: config/robots/ur5e.yaml says no topics for it"):
         resolve(load_graph("reach"), {"robot": "gazebo", "arm": "ur5e"})

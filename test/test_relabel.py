@@ -88,9 +88,9 @@ def test_a_damaged_layer_is_refused(
 
 def test_the_command_writes_a_layer(tmp_path: Path, contract: Contract, capsys: pytest.CaptureFixture[str]) -> None:
     base = dataset(tmp_path, contract)
-    assert main(["relabel", str(tmp_path), "--task", "grasp"]) == 0
+    assert main(["relabel", str(tmp_path), "--task", "lift"]) == 0
     assert "successes by the task" in capsys.readouterr().out
-    layer = read_layer(base, "grasp")
+    layer = read_layer(base, "lift")
     assert layer.successes == 0  # the object of these recordings never leaves the table
     assert main(["relabel", str(tmp_path), "--task", "juggle"]) == 2
     assert "no task is named 'juggle'" in capsys.readouterr().err

@@ -130,11 +130,11 @@ def test_a_recording_is_read_as_it_is_played_and_never_whole() -> None:
 
 @pytest.fixture
 def recorded() -> dict[str, str]:
-    return {topic: entry.type for topic, entry in Contract.load("grasp").recorded_topics().items()}
+    return {topic: entry.type for topic, entry in Contract.load("lift").recorded_topics().items()}
 
 
 def test_what_answers_an_observation_is_left_to_live_nodes(recorded: dict[str, str]) -> None:
-    played = played_topics(recorded, Contract.load("grasp"))
+    played = played_topics(recorded, Contract.load("lift"))
     assert set(recorded) - set(played) == {
         "/policy/action",
         "/policy/gripper",
@@ -149,7 +149,7 @@ def test_what_answers_an_observation_is_left_to_live_nodes(recorded: dict[str, s
 
 
 def test_a_command_of_another_robot_is_not_played_by_chance(recorded: dict[str, str]) -> None:
-    contract = Contract.load("grasp")
+    contract = Contract.load("lift")
     command = Recorded("trajectory_msgs/msg/JointTrajectory")
     contract = dataclasses.replace(contract, record={**contract.record, "/other_arm/command": command})
     recorded |= {"/other_arm/command": command.type, "/rosout": "rcl_interfaces/msg/Log"}
@@ -159,7 +159,7 @@ def test_a_command_of_another_robot_is_not_played_by_chance(recorded: dict[str, 
 
 
 def test_topics_can_be_chosen(recorded: dict[str, str]) -> None:
-    contract = Contract.load("grasp")
+    contract = Contract.load("lift")
     assert set(played_topics(recorded, contract, only=["/reward", "/tool/pose"])) == {"/reward", "/tool/pose"}
     without = played_topics(recorded, contract, without=["/goal/latent"])
     assert set(played_topics(recorded, contract)) - set(without) == {"/goal/latent"}
@@ -173,7 +173,7 @@ def test_topics_can_be_chosen(recorded: dict[str, str]) -> None:
 
 
 def test_topics_of_a_bag_are_played_as_those_of_keys_or_under_any_name(recorded: dict[str, str]) -> None:
-    contract = Contract.load("grasp")
+    contract = Contract.load("lift")
     held = recorded | {"/front/image_raw": "sensor_msgs/msg/Image", "/wrist": "geometry_msgs/msg/PoseStamped"}
     names = renames({"image": "/front/image_raw", "/wrist": "/tool/pose", "/reward": "/old/reward"}, held, contract)
     assert names == {"/front/image_raw": "/camera/image_raw", "/wrist": "/tool/pose", "/reward": "/old/reward"}
@@ -202,11 +202,11 @@ def test_a_renaming_that_cannot_be_is_one_sentence(
     recorded: dict[str, str], arguments: dict[str, str], sentence: str
 ) -> None:
     with pytest.raises(UserError, match=sentence):
-        renames(arguments, recorded, Contract.load("grasp"))
+        renames(arguments, recorded, Contract.load("lift"))
 
 
 def test_topics_are_offered_as_the_graph_offers_them() -> None:
-    profiles = offered_profiles(Contract.load("grasp"))
+    profiles = offered_profiles(Contract.load("lift"))
     assert profiles["/camera/image_raw"] == "sensor"
     assert profiles["/joint_states"] == "state"
     assert profiles["/goal/latent"] == "latched"

@@ -91,15 +91,15 @@ def allowed(root: ElementTree.Element, node: str, kind: str, verb: str) -> set[s
     }
 
 
-@pytest.mark.parametrize("graph", ["grasp", "reach", "push", "pick_and_place"])
+@pytest.mark.parametrize("graph", ["lift", "reach", "push", "pick_and_place"])
 def test_the_shipped_policies_are_those_of_the_graphs(graph: str) -> None:
     shipped = share_directory() / "config" / "security" / f"{graph}.policy.xml"
     assert shipped.read_text() == policy_xml(graph), "write them again: python -m rl_ros.permissions config/security"
 
 
 def test_a_policy_lets_the_guard_alone_speak_to_the_controllers() -> None:
-    root = ElementTree.fromstring(policy_xml("grasp"))
-    graph = resolve(load_graph("grasp"), {"robot": "real", "bags": "bags", "operator": "true"})
+    root = ElementTree.fromstring(policy_xml("lift"))
+    graph = resolve(load_graph("lift"), {"robot": "real", "bags": "bags", "operator": "true"})
     commands = {"panda_arm_controller/joint_trajectory", "panda_hand_controller/joint_trajectory"}
     for node in (each.name for each in graph.nodes):
         assert bool(commands & allowed(root, node, "topic", "publish")) is (node == "arm_guard")

@@ -30,7 +30,7 @@ class Post:
     """A sentry with an arm at home; stamps and the steady clock advance together."""
 
     def __init__(
-        self, arm: Arm, contract: str = "grasp", watch: Watch = WATCH, disabled: tuple[str, ...] = (), **limits: object
+        self, arm: Arm, contract: str = "lift", watch: Watch = WATCH, disabled: tuple[str, ...] = (), **limits: object
     ) -> None:
         self.arm, self.now, self.stamp = arm, 0.0, START
         self.contract = Contract.load(contract)

@@ -170,7 +170,7 @@ def test_mutated_bags_give_episodes_or_sentences(tmp_path: Path) -> None:
 
 
 def test_messages_with_impossible_lengths_are_message_errors() -> None:
-    contract, rng = Contract.load("grasp"), np.random.default_rng(1)
+    contract, rng = Contract.load("lift"), np.random.default_rng(1)
     image = np.zeros((64, 64, 3), np.uint8)
     wholes = {
         "image": messages.image_cdr(1, "camera", image),
@@ -204,7 +204,7 @@ def test_a_picture_of_a_billion_pixels_is_not_decoded(tmp_path: Path) -> None:
     kind = "sensor_msgs/msg/CompressedImage"
     data = np.frombuffer(picture, np.uint8)
     cdr = messages.encode(kind, messages.message(kind, header=messages.header(1), format="png", data=data))
-    key = dataclasses.replace(Contract.load("grasp").observation["image"], type=kind)
+    key = dataclasses.replace(Contract.load("lift").observation["image"], type=kind)
     with bounded(10.0), pytest.raises(MessageError):
         messages.value(key, cdr)
     # Because of its size, and not because its data end: in a process of its own, as OpenCV knows one limit a process.
@@ -253,7 +253,7 @@ def test_yaml_with_a_few_aliases_is_read() -> None:
 
 
 def test_mutated_contracts_are_contracts_or_sentences() -> None:
-    text, rng = Contract.load("grasp").to_yaml(), np.random.default_rng(2)
+    text, rng = Contract.load("lift").to_yaml(), np.random.default_rng(2)
     refused = 0
     with bounded(60.0):
         for _ in range(60):
@@ -269,7 +269,7 @@ def test_mutated_contracts_are_contracts_or_sentences() -> None:
 
 
 def test_a_contract_of_impossible_shape_is_refused() -> None:
-    text = Contract.load("grasp").to_yaml()
+    text = Contract.load("lift").to_yaml()
     huge = text.replace("- 64\n    - 64\n    - 3", "- 1000000\n    - 1000000\n    - 3")
     assert huge != text
     with pytest.raises(UserError, match=r"observation: image: shape: expected at most 268435456 numbers"):

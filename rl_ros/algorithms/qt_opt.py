@@ -79,7 +79,7 @@ class QTOptConfig(Config):
     """Floor of the search's standard deviation, where half of an action's range is 1."""
     projection: tuple[float, ...] = PROJECTION
     """Of the camera, 3 x 4 row by row: homogeneous positions, m, to homogeneous pixels. The default is the camera of
-    sim/scenes/bin_grasp.yaml; `rl_ros.robots.pybullet_arm.projection_of` computes it."""
+    sim/scenes/grasp.yaml; `rl_ros.robots.pybullet_arm.projection_of` computes it."""
 
 
 class QPolicy(nn.Module):

@@ -19,7 +19,7 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
     parser.add_argument("graph", help="a graph in config/graphs, such as grasp")
     parser.add_argument("--episodes", type=positive, default=100, help="how many (default: %(default)s)")
     parser.add_argument(
-        "--grasps", type=positive, help="bin_grasp: so many in process, many to a bag, without a graph and much faster"
+        "--grasps", type=positive, help="grasp: so many in process, many to a bag, without a graph and much faster"
     )
     parser.add_argument("--bags", "--out", type=Path, required=True, metavar="DIR", help="where the bags go")
     parser.add_argument("--workers", type=int, default=2, help="--grasps: processes (default: %(default)s)")
@@ -45,8 +45,8 @@ def grasps(options: argparse.Namespace) -> int:
     """Scripted grasps in process."""
     from rl_ros.training.grasping import collect_grasps
 
-    if options.graph != "bin_grasp" or options.policy or options.randomise:
-        raise UserError("--grasps records scripted grasps of bin_grasp alone; leave it out for anything else.")
+    if options.graph != "grasp" or options.policy or options.randomise:
+        raise UserError("--grasps records scripted grasps of grasp alone; leave it out for anything else.")
     with progress() as bar:
         task = bar.add_task("recording", total=options.grasps)
 
@@ -56,7 +56,7 @@ def grasps(options: argparse.Namespace) -> int:
         found = collect_grasps(
             options.bags, options.grasps, options.seed, noise=options.noise, workers=options.workers, progress=advance
         )
-    show(found, f"bin_grasp: recorded in {options.bags}")
+    show(found, f"grasp: recorded in {options.bags}")
     print(json.dumps(found))
     return 0
 

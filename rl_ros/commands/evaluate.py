@@ -37,7 +37,7 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
     )
     parser.add_argument(
         "--objects", choices=["train", "held-out"], default="train",
-        help="bin_grasp: what lies in the tray: what policies learn from, or what none has seen (default: %(default)s)",
+        help="grasp: what lies in the tray: what policies learn from, or what none has seen (default: %(default)s)",
     )  # fmt: skip
     parser.add_argument("--episodes", "--goals", type=positive, default=50, help="how many (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=100_000, help="seed of the first episode (default: %(default)s)")

@@ -47,7 +47,7 @@ def run_in_parts(options: argparse.Namespace, settings: Mapping[str, Any]) -> in
     if not options.updates:
         raise UserError("say how long to train: --updates.")
     if options.task or options.split_on or options.split_at or options.arguments or options.contract or options.actors:
-        raise UserError("a run in parts reads the bags of bin_grasp as they are; leave the other options out.")
+        raise UserError("a run in parts reads the bags of grasp as they are; leave the other options out.")
     from rl_ros.training.distributed import Here, OnRay, Settings, train_in_parts
 
     chosen = Settings(

@@ -22,8 +22,8 @@ from rl_ros.robots.bin import ObjectSet, make_world, object_names, objects_state
 from rl_ros.robots.guard import CHECKS as GUARD_CHECKS
 from rl_ros.robots.guard import Command, Guard, Limits, Request
 from rl_ros.robots.pybullet_arm import Camera, Light, PyBulletArm
-from rl_ros.tasks.bin_grasp import BinGrasp
 from rl_ros.tasks.goals import GoalTask
+from rl_ros.tasks.grasp import Grasp
 from rl_ros.tasks.task import make_task
 
 Variant = Literal["state", "image", "image_goal"]
@@ -274,7 +274,7 @@ class BinEnvironment(ArmEnvironment):
     """Grasping out of a tray: as `ArmEnvironment`, without goals.
 
     `image` is what the camera sees, `observation` the other observation keys. The check of a grasp is a part of the
-    episode and made of actions; `rl_ros.tasks.bin_grasp.GraspRoutine` gives them.
+    episode and made of actions; `rl_ros.tasks.grasp.GraspRoutine` gives them.
 
     Args:
         objects: `train` or `held_out`.
@@ -289,7 +289,7 @@ class BinEnvironment(ArmEnvironment):
     def __init__(
         self, objects: ObjectSet = "train", physics_rate: float | None = None, render_mode: str | None = None
     ) -> None:
-        self.judge, self.variant, self.render_mode = BinGrasp(), "image", render_mode
+        self.judge, self.variant, self.render_mode = Grasp(), "image", render_mode
         self.contract = Contract.load(self.judge.name)
         self._set_up(physics_rate, objects)
         size = sum(part.stop - part.start for part in self.slices.values())
@@ -523,7 +523,7 @@ for _name, _task in VISUAL_TASKS.items():
         kwargs={"task": _task, "variant": "image_goal"},
     )
 gymnasium.register(
-    "rl_ros/BinGrasp-v0",
+    "rl_ros/Grasp-v0",
     entry_point="rl_ros.tasks.env:BinEnvironment",
-    max_episode_steps=Contract.load("bin_grasp").episode_length,
+    max_episode_steps=Contract.load("grasp").episode_length,
 )

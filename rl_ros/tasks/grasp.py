@@ -1,103 +1,263 @@
-"""Grasp: take the object on the table and lift it."""
+"""Bin grasping: take anything out of a tray, as QT-Opt does (Kalashnikov et al. 2018, 1806.10293, section 5).
 
+An episode has two parts. In the first the policy moves the hand until it says `terminate`, or until its ticks are
+over. Then a routine checks the grasp, as on a real robot: it lifts the hand out of the tray and opens it. Something was
+grasped if the fingers were apart although told to close, and the camera sees something fall back into the tray.
+Both parts are ticks like any other, so that recordings hold what the check has seen.
+"""
+
+from collections.abc import Callable
 from typing import ClassVar
 
 import numpy as np
 
 from rl_ros.tasks.task import Expert, Judgement, Values
 
-LIFT_HEIGHT = 0.10
-"""m above the table that counts as lifted."""
-IN_HAND = 0.04
-"""m between the object and the tool, at most, for the object to be in the hand."""
+VELOCITY, YAW, GRIPPER, TERMINATE = slice(0, 3), 3, 4, 5
+"""Where the parts of an action are."""
+SPEED, YAW_SPEED = 0.4, 2.5
+"""m/s along each axis and rad/s, the contract's limits."""
+PERIOD = 0.2
+"""s, the contract's."""
+LONGEST = 12
+"""Ticks of the first part, at most."""
+STEP_COST = 0.02
+"""What each tick before the last costs."""
+CEILING = 0.25
+"""m: no policy lifts the hand higher."""
+PRESENT = (0.5, 0.0, 0.31)
+"""m, where the check holds the hand."""
+CLEAR = 0.12
+"""m: a hand above this is out of the tray."""
+HIGH = 0.29
+"""m: a hand above this is being checked."""
+LIFTED = 0.15
+"""m: something whose centre is higher, in the simulator's truth, was lifted."""
+APART = 0.003
+"""m between closed fingers, at least, where there is something between them."""
+HELD = 2
+"""Ticks with the hand up before it opens."""
+FALL = 3
+"""Ticks that what is let go has to fall and to come to rest."""
+CHANGED = 25
+"""Of 255, by which a colour of a pixel differs that has changed."""
+CHANGED_PIXELS = 5
+"""Changed pixels at least, where something has fallen."""
+
+
+class GraspCheck:
+    """Success from what a robot sees: fingers that are kept apart, and the picture before and after they open."""
+
+    def __init__(self) -> None:
+        self.begin()
+
+    def begin(self) -> None:
+        """Forget the episode before."""
+        self._before: Values | None = None
+        self._high = 0
+        """Ticks since the hand came up."""
+        self.pixels = 0
+        """Pixels that changed in the last check."""
+
+    def see(self, values: Values) -> bool | None:
+        """Whether something was grasped; None as long as that is not known."""
+        if self._high or values["tool_position"][2] > HIGH:
+            self._high += 1
+        if self._high == HELD:
+            self._before = values
+        if self._before is None or self._high < HELD + FALL:
+            return None
+        self.pixels = changed_pixels(self._before["image"], values["image"])
+        return gap(self._before) > APART and self.pixels >= CHANGED_PIXELS
+
+
+def gap(values: Values) -> float:
+    """m between the fingers."""
+    return float(values["finger_position"].sum())
+
+
+def changed_pixels(before: np.ndarray, after: np.ndarray) -> int:
+    """How many pixels of two pictures, uint8 (height, width, 3), differ clearly in some colour."""
+    difference = np.abs(before.astype(np.int16) - after.astype(np.int16)).max(axis=-1)
+    return int((difference > CHANGED).sum())
+
+
+class GraspRoutine:
+    """Both parts of an episode: what a policy chooses, until the grasp is to be checked, then the check.
+
+    One routine serves one episode at a time; `begin` starts another.
+    """
+
+    def __init__(self) -> None:
+        self.begin()
+
+    def begin(self) -> None:
+        """An episode begins."""
+        self.ticks = 0
+        """Of the first part, so far."""
+        self.checking = False
+        self._present = 0
+
+    def act(self, values: Values, choose: Callable[[], np.ndarray]) -> np.ndarray:
+        """The action, float32 (6,), in the units of the contract; `choose` is asked in the first part only."""
+        if self.checking:
+            return self._check(values)
+        self.ticks += 1
+        action = np.array(choose(), np.float32)
+        if action[TERMINATE] > 0.5 or self.ticks >= LONGEST:
+            self.checking = True
+            return np.array([0.0, 0.0, 0.0, 0.0, 0.0, 1.0], np.float32)
+        action[2] = min(action[2], max(0.0, (CEILING - float(values["tool_position"][2])) / PERIOD))
+        return action
+
+    def _check(self, values: Values) -> np.ndarray:
+        error = np.array(PRESENT) - values["tool_position"]
+        velocity = np.zeros(3)
+        if values["tool_position"][2] <= HIGH and not self._present:
+            # Out of the tray first, then over its middle.
+            if values["tool_position"][2] < CLEAR:
+                error[:2] = 0.0
+            velocity = np.clip(error / PERIOD, -SPEED, SPEED)
+        else:
+            self._present += 1
+        opening = 1.0 if self._present >= HELD else 0.0
+        return np.array([*velocity, 0.0, opening, 1.0], np.float32)
 
 
 class Grasp:
-    """Observations hold `tool_position` (3,) and `finger_position` (2,), auxiliary values `object_position` (3,), m."""
+    """Observations hold `image`, `tool_position`, `tool_orientation` and `finger_position`.
+
+    Rewards depend on what was seen before in the episode: `begin` starts another.
+    """
 
     name: ClassVar[str] = "grasp"
     ends_with_success: ClassVar[bool] = True
 
-    def begin(self) -> None:
-        """Nothing to do: a judgement depends on one moment alone."""
+    def __init__(self) -> None:
+        self.check = GraspCheck()
 
-    def routine(self) -> None:
-        """None: the whole episode is the policy's."""
+    def begin(self) -> None:
+        """An episode begins."""
+        self.check.begin()
+
+    def routine(self) -> GraspRoutine:
+        """See `GraspRoutine`."""
+        return GraspRoutine()
 
     def goal_pose(self, seed: int) -> np.ndarray:
-        """Straight above the table's middle, at the height that counts as lifted, for every seed."""
-        return np.array([0.5, 0.0, LIFT_HEIGHT])
+        """Above the tray's middle, at the height that counts as lifted."""
+        return np.array([*PRESENT[:2], LIFTED])
 
     def goal_vector(self, position: np.ndarray) -> np.ndarray:
         """The height alone, float32 (1,) m."""
         return np.array([position[2]], np.float32)
 
     def judge(self, values: Values, desired_goal: np.ndarray) -> Judgement:
-        """1 and success where the object is in the hand and as high as the goal, else 0."""
-        held = np.linalg.norm(values["object_position"] - values["tool_position"]) < IN_HAND
-        success = bool(held and values["object_position"][2] >= desired_goal[0])
-        return Judgement(float(success), success)
+        """1 and success where the check has found something, and then the episode is over either way.
+
+        Before that each tick costs a little.
+        """
+        grasped = self.check.see(values)
+        if grasped is None:
+            return Judgement(-STEP_COST, False)
+        return Judgement(float(grasped), grasped, over=True)
 
     def expert(self, noise: float) -> Expert:
-        """A funnel with errors; at noise 1 it succeeds in about seven of ten episodes."""
-        return GraspExpert(noise)
+        """An explorer that grasps in about four of ten episodes at noise 1."""
+        return Explorer(noise)
 
 
-class GraspExpert:
-    """Comes down as the horizontal error shrinks, closes, lifts.
+def was_lifted(tool_position: np.ndarray, objects_position: np.ndarray) -> bool:
+    """The simulator's truth: whether anything was as high as it must be just before the hand opened.
 
-    The height follows the horizontal error smoothly: a policy that clones hard switches hovers, one that
-    clones a funnel does not. Its errors are a wrong belief of where the object is, drawn once an episode and
-    thus not averaged out within it; haste, in a part of the episodes, in which the fingers close before they
-    are around the object; and noise on each action.
+    Args:
+        tool_position: (T, 3) m, of an episode.
+        objects_position: (T, 3n) m.
+    """
+    high = np.flatnonzero(tool_position[:, 2] > HIGH)
+    if len(high) < HELD:
+        return False
+    return bool(objects_position[high[HELD - 1], 2::3].max() > LIFTED)
+
+
+class Explorer:
+    """Scripted grasps with errors, so that what works and what does not are both in the recordings.
+
+    It chooses one of the things, believes it to be a little elsewhere and turned a little, comes down over it, closes
+    and lifts. Its errors are drawn once an episode; some ticks of an episode are random moves. A robot without a
+    simulator's truth would be sent to random places instead.
     """
 
-    SPEED = 0.3
-    """m/s, the contract's limit of each axis."""
-    GAIN = 5.0
-    """1/s, from a position error to a velocity."""
-    SLOPE = 3.0
+    GAIN = 4.0
+    """1/s, from a position error to a velocity; with ticks of 0.2 s, four fifths of the way in one."""
+    SLOPE = 2.0
     """m of height for each m of horizontal error beyond the tolerance."""
-    GRASP_HEIGHT = 0.018
-    """m above the table at which the fingers close."""
     TOLERANCE = 0.012
-    """m from the believed grasp point within which the fingers close."""
-    BELIEF_ERROR = 0.012
-    """m, standard deviation along each axis at noise 1."""
-    HASTE = 0.3
-    """Share of hasty episodes at noise 1."""
-    CLOSED = 0.032
-    """m, finger position below which the fingers have closed on something, or on nothing."""
+    """m from the believed place within which it comes down."""
+    TURN_TOLERANCE = 0.25
+    """rad of the same kind."""
+    DEPTH = (0.012, 0.02)
+    """m, range of heights to close the fingers at."""
 
     def __init__(self, noise: float) -> None:
         self.noise = noise
         self.reset(0)
 
     def reset(self, seed: int) -> None:
-        """Draw the episode's wrong belief, and whether it is in haste."""
-        self._rng = np.random.default_rng([seed, 0x6A5B])
-        self._belief_error = self.noise * self._rng.normal(0.0, [self.BELIEF_ERROR, self.BELIEF_ERROR])
-        in_haste = self._rng.random() < self.noise * self.HASTE
-        self._close_height = self._rng.uniform(0.06, 0.09) if in_haste else self.GRASP_HEIGHT
+        """Draw the episode's errors."""
+        rng = self._rng = np.random.default_rng([seed, 0xE4])
+        noise = self.noise
+        self._chosen = int(rng.integers(2**31))
+        self._error = noise * rng.normal(0.0, 0.015, 2)
+        self._turn_error = noise * rng.normal(0.0, 0.3) if rng.random() > 0.25 * noise else rng.uniform(-1.6, 1.6)
+        self._depth = rng.uniform(*self.DEPTH) if rng.random() > 0.15 * noise else rng.uniform(0.03, 0.09)
+        self._restless = rng.random() < 0.35 * noise
+        self._lift = rng.uniform(0.10, 0.18) if rng.random() > 0.2 * noise else rng.uniform(0.0, 0.1)
+        self._closing = 0
 
     def act(self, values: Values, desired_goal: np.ndarray) -> np.ndarray:
-        """Velocity (3,) m/s and gripper (1,), 0 closed or 1 open; float32 (4,)."""
+        """See `Expert.act`."""
+        rng = self._rng
         tool = values["tool_position"].astype(np.float64)
-        cube = values["object_position"].astype(np.float64)
-        target = cube[:2] + self._belief_error
-        error = target - tool[:2]
-        distance = float(np.linalg.norm(error))
-        fingers = float(values["finger_position"].mean())
-        at_grasp = distance < self.TOLERANCE and tool[2] < self._close_height + 0.012
-        held = fingers < self.CLOSED and np.linalg.norm(cube - tool) < IN_HAND
-        if held or at_grasp:
+        things = values["objects_position"].reshape(-1, 3).astype(np.float64)
+        number = self._chosen % len(things)
+        velocity, turn, opening = np.zeros(3), 0.0, 1.0
+        if self._closing == 0:
+            error = things[number, :2] + self._error - tool[:2]
+            heading = float(values["objects_heading"][number]) + self._turn_error
+            # Fingers open along the tool's y: at yaw 0 that is the world's y, a heading of pi/2.
+            turn_error = _half_turn(heading - np.pi / 2 - yaw_of(values["tool_orientation"]))
+            away = float(np.linalg.norm(error))
+            above = self.SLOPE * max(0.0, away - self.TOLERANCE)
+            above = max(above, 0.06 * (abs(turn_error) > self.TURN_TOLERANCE))
+            height = min(self._depth + above, max(0.12, tool[2]))
+            velocity = self.GAIN * np.array([*error, height - tool[2]])
+            turn = self.GAIN * turn_error
+            if tool[2] < self._depth + 0.006 and away < 2 * self.TOLERANCE:
+                self._closing = 1
+        if self._closing:
             opening = 0.0
-            up = self.SPEED if fingers < self.CLOSED else 0.0
-            velocity = np.array([*(0.0 * error), up])
-        else:
-            opening = 1.0
-            height = self.GRASP_HEIGHT + self.SLOPE * max(0.0, distance - 0.5 * self.TOLERANCE)
-            velocity = self.GAIN * np.array([*error, min(height, 0.25) - tool[2]])
-        velocity = velocity + self.noise * self._rng.normal(0.0, 0.02, 3)
-        velocity = np.clip(velocity, -self.SPEED, self.SPEED)
-        return np.array([*velocity, opening], np.float32)
+            self._closing += 1
+            # The fingers need a tick or two to close.
+            velocity = np.array([0.0, 0.0, SPEED if self._closing > 3 else 0.0])
+            turn = 0.0
+        terminate = self._closing > 3 and tool[2] > self._lift
+        terminate = terminate or rng.random() < 0.02 * self.noise
+        velocity = velocity + self.noise * rng.normal(0.0, 0.03, 3)
+        turn = turn + self.noise * rng.normal(0.0, 0.2)
+        if self._restless and rng.random() < 0.3:
+            velocity, turn = rng.uniform(-SPEED, SPEED, 3), rng.uniform(-YAW_SPEED, YAW_SPEED)
+            opening = opening if rng.random() < 0.7 else 1.0 - opening
+        velocity = np.clip(velocity, -SPEED, SPEED)
+        return np.array([*velocity, np.clip(turn, -YAW_SPEED, YAW_SPEED), opening, float(terminate)], np.float32)
+
+
+def yaw_of(orientation: np.ndarray) -> float:
+    """Heading, rad, of a tool that points down, from its quaternion x, y, z, w (4,); see `Arm.down`."""
+    x, y, z, w = (float(value) for value in orientation)
+    return float(np.arctan2(2 * (x * y + w * z), 1 - 2 * (y * y + z * z)))
+
+
+def _half_turn(angle: float) -> float:
+    """The same for a hand that is alike after half a turn: -pi/2 to pi/2."""
+    return float((angle + np.pi / 2) % np.pi - np.pi / 2)

@@ -74,8 +74,8 @@ def make_task(name: str) -> Task:
     Raises:
         UserError: there is none.
     """
-    from rl_ros.tasks.bin_grasp import BinGrasp
     from rl_ros.tasks.grasp import Grasp
+    from rl_ros.tasks.lift import Lift
     from rl_ros.tasks.pick_and_place import PickAndPlace
     from rl_ros.tasks.push import Push
     from rl_ros.tasks.reach import Reach
@@ -83,8 +83,8 @@ def make_task(name: str) -> Task:
     from rl_ros.tasks.visual import VisualDoor, VisualPush, VisualPushTwo, VisualReach
 
     known: tuple[type[Task], ...] = (
+        Lift,
         Grasp,
-        BinGrasp,
         Reach,
         Push,
         Slide,

@@ -42,12 +42,12 @@ def run_demo(
     if out.exists():
         shutil.rmtree(out)
     out.mkdir(parents=True)
-    behaviour = collect("grasp", episodes, out / "bags", seed, 1.0)
+    behaviour = collect("lift", episodes, out / "bags", seed, 1.0)
     train_side_by_side(out, seconds, seed, progress)
     policies = {
         name: evaluate(
             out / name / "bundle",
-            "grasp",
+            "lift",
             evaluations,
             EVALUATION_SEED + seed,
             out / "evaluation" / name,

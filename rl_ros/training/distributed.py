@@ -355,7 +355,7 @@ class PartsOfARun:
 
     def __init__(self, settings: Settings, engine: Engine, progress: Callable[[int, int], None]) -> None:
         self.settings, self.engine, self.progress = settings, engine, progress
-        self.contract = Contract.load("bin_grasp")
+        self.contract = Contract.load("grasp")
         count = settings.collectors if settings.grasps else 0
         self.idle = [engine.start(Collector, settings) for _ in range(count)]
         self.replay = engine.start(Replay, settings, self.contract)
@@ -380,7 +380,7 @@ class PartsOfARun:
             self.hear(self.next_job())
         if not self.episodes:
             raise UserError(
-                f"{self.settings.bags}: no grasp to learn from; record some with `rl_ros collect bin_grasp --grasps`."
+                f"{self.settings.bags}: no grasp to learn from; record some with `rl_ros collect grasp --grasps`."
             )
 
     def learn(self) -> Path:

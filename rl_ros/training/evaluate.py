@@ -30,8 +30,8 @@ def environment_of(contract: Contract) -> str | None:
     for name, task in VISUAL_TASKS.items():
         if contract.name == task:
             return f"rl_ros/{name}-v0"
-    if contract.name == "bin_grasp":
-        return "rl_ros/BinGrasp-v0"
+    if contract.name == "grasp":
+        return "rl_ros/Grasp-v0"
     for name, task in TASKS.items():
         for suffix, variant in VARIANTS.items():
             if contract.name == (task if variant == "state" else f"{task}_{variant}"):
@@ -68,7 +68,7 @@ def evaluate_in_process(
     bundle = load_bundle(directory)
     if bundle.contract.goal.image:
         return evaluate_pictures(bundle, episodes, seed, progress)
-    if bundle.contract.task == "bin_grasp":
+    if bundle.contract.task == "grasp":
         from rl_ros.training.grasping import evaluate_grasps
 
         return evaluate_grasps(bundle, objects, episodes, seed, progress)

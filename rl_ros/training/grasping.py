@@ -22,8 +22,8 @@ from rl_ros.episodes.ingest import EVENTS
 from rl_ros.episodes.record import UNFINISHED, EpisodeFile
 from rl_ros.episodes.statistics import success_figures
 from rl_ros.robots.bin import ObjectSet
-from rl_ros.tasks.bin_grasp import GraspRoutine, was_lifted
 from rl_ros.tasks.env import BinEnvironment
+from rl_ros.tasks.grasp import GraspRoutine, was_lifted
 from rl_ros.tasks.task import Values
 from rl_ros.training.bundle import Bundle
 
