@@ -13,7 +13,8 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
     parser = commands.add_parser(
         "demo",
         help="the whole loop: record, train, deploy, report",
-        description="Record grasps of a noisy expert, train bc and iql from the bags, run both live, write a report.",
+        description="Record grasps of a noisy expert, train bc and iql from the bags, run both live, let the shipped "
+        "policy grasp things that it has never seen, write a report.",
     )
     parser.add_argument("--out", type=Path, default=Path("runs/demo"), metavar="DIR", help="(default: %(default)s)")
     parser.add_argument("--episodes", type=positive, default=600, help="to record (default: %(default)s)")

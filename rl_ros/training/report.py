@@ -43,6 +43,9 @@ def write_report(run: Path) -> Path:
     if bags.exists():
         sections.append(heading(f"What the camera saw: policy {best}"))
         sections += camera_strips(bags)
+    if (grasps := run / "evaluation" / "grasp" / "bags").exists():
+        sections.append(heading("What the camera saw: things that the shipped policy had never seen"))
+        sections += camera_strips(grasps)
     sections.append(heading("What the camera saw: recorded behaviour"))
     sections += camera_strips(run / "bags")
     page = run / "report.html"
@@ -55,6 +58,7 @@ def _table(summary: Mapping[str, Any]) -> str:
         ("Episodes recorded", str(summary["episodes"])),
         ("Success of the recorded behaviour", f"{summary['behaviour_success']:.2f}"),
         *((f"Success of {name}", f"{rate:.2f}") for name, rate in summary["policy_success"].items()),
+        ("Success of the shipped policy, things never seen, out of a tray", f"{summary['grasp']['success']:.2f}"),
         ("Simulated over wall time (lockstep)", f"{summary['realtime_factor']:.1f}"),
         ("Control latency, median", f"{summary['latency_ms']['p50']:.1f} ms"),
         ("Control latency, 99th percentile", f"{summary['latency_ms']['p99']:.1f} ms"),
