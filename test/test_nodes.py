@@ -129,6 +129,11 @@ class GuardBench:
         """The reasons that were published."""
         return [messages.status_of(cdr).name for cdr in self.states]
 
+    def told(self, code: str) -> str:
+        """What was first said with that reason, once it has been."""
+        assert self.bench.until(lambda: code in self.codes()), self.codes()
+        return messages.status_of(self.states[self.codes().index(code)]).text
+
     def rearm(self) -> None:
         """Call the service."""
         client = self.bench.peer.create_client(Trigger, "arm_guard/rearm")
@@ -217,8 +222,7 @@ def test_an_operator_who_falls_silent_stops_the_arm(bench: Bench, monkeypatch: p
 def test_a_second_policy_stops_the_arm(guard: GuardBench) -> None:
     topic, kind = "/policy/action", message_class("geometry_msgs/msg/TwistStamped")
     other = guard.bench.peer.create_publisher(kind, topic, RELIABLE)
-    assert guard.bench.until(lambda: guard.codes()[-1:] == ["second_publisher"])
-    assert "2 publishers on /policy/action" in messages.status_of(guard.states[-1]).text
+    assert "2 publishers on /policy/action" in guard.told("second_publisher")
     np.testing.assert_allclose(guard.answered(guard.act([0.1, 0.0, 0.0])), guard.arm.home)
     guard.bench.peer.destroy_publisher(other)
     assert guard.bench.until(lambda: not guard.node.sentry.intruders)
@@ -228,8 +232,7 @@ def test_a_second_policy_stops_the_arm(guard: GuardBench) -> None:
 def test_a_stranger_at_the_controllers_stops_the_arm(guard: GuardBench) -> None:
     kind = message_class("trajectory_msgs/msg/JointTrajectory")
     guard.bench.peer.create_publisher(kind, "arm_controller/joint_trajectory", RELIABLE)
-    assert guard.bench.until(lambda: guard.codes()[-1:] == ["second_publisher"])
-    assert "2 publishers on /arm_controller/joint_trajectory" in messages.status_of(guard.states[-1]).text
+    assert "2 publishers on /arm_controller/joint_trajectory" in guard.told("second_publisher")
 
 
 def test_a_check_that_is_turned_off_is_told_at_the_start_and_in_every_state(
