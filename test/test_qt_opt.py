@@ -1,7 +1,5 @@
 """QT-Opt: its losses by hand, its search on a known function, and what it makes of an episode."""
 
-import dataclasses
-
 import numpy as np
 import pytest
 import torch
@@ -13,6 +11,7 @@ from rl_ros.algorithms.qt_opt import (
     QTOpt,
     QTOptConfig,
     clipped_double_target,
+    conservative_loss,
     cross_entropy,
     decisions,
 )
@@ -77,6 +76,29 @@ def test_cross_entropy_of_a_probability() -> None:
     assert float(cross_entropy(torch.logit(q), y)) == pytest.approx(expected, abs=1e-6)
 
 
+def test_recorded_actions_are_asked_to_look_better_than_others() -> None:
+    logit = torch.zeros(1, requires_grad=True)
+    others = torch.tensor([[0.0, float(np.log(2.0))]], requires_grad=True)
+    loss = conservative_loss(logit, others)
+    loss.backward()
+    assert float(loss.detach()) == pytest.approx(np.log(4.0))  # exp: 1 recorded, 1 and 2 others
+    np.testing.assert_allclose(others.grad, [[0.25, 0.5]])
+    np.testing.assert_allclose(logit.grad, [-0.75])
+
+
+def test_other_actions_are_near_and_anywhere_and_seldom_terminate() -> None:
+    learner = make_algorithm("qt_opt", CONTRACT, NORMALISATION, overrides={"conservative_actions": 400})
+    recorded = torch.tensor([[0.5, 0.0, 0.0, 0.0, 1.0, -1.0]])
+    [found] = learner.other_actions(recorded)
+    near, anywhere = found[:200], found[200:]
+    assert 0.75 < (near[:, 4] == 1.0).float().mean() < 0.95
+    assert 0.75 < (near[:, 5] == -1.0).float().mean() < 0.95
+    assert 0.2 < near[:, 0].std() < 0.4
+    assert anywhere[:, 0].std() > 0.5
+    assert set(anywhere[:, 4].tolist()) == {-1.0, 1.0}
+    assert 0.03 < (anywhere[:, 5] > 0).float().mean() < 0.2
+
+
 def test_the_target_takes_the_smaller_q_and_stays_a_probability() -> None:
     def target(reward: float, terminated: float, first: float, second: float) -> float:
         one = [torch.tensor([value]) for value in (reward, terminated)]
@@ -117,7 +139,7 @@ class Known(nn.Module):
 def test_the_search_finds_a_different_best_action_in_each_of_many_states_at_once() -> None:
     encoder = SceneEncoder(CONTRACT, 4)
     q = GraspQ(CONTRACT, encoder, QTOptConfig().projection, 8, 1)
-    search = CrossEntropyMethod(q, dataclasses.replace(QTOptConfig(), iterations=6, samples=128))
+    search = CrossEntropyMethod(q, samples=128, elites=6, iterations=6, least_std=0.1)
     generator = torch.Generator().manual_seed(0)
     best = torch.rand(20, 6, generator=generator) * 1.6 - 0.8
     best[:, 4] = torch.sign(best[:, 4])

@@ -42,13 +42,17 @@ PROJECTION = (
 
 TARGET = "target"
 """In the extra columns of a batch whose targets were found elsewhere."""
+NEAR = 0.3
+"""Standard deviation of actions near a recorded one, where half of an action's range is 1."""
+OTHER_WAY = 0.15
+"""Share of their discrete entries that are the other way."""
 TARGETS = ("target", "lagged_target")
 """The networks that targets come from."""
 
 
 @dataclass(frozen=True)
 class QTOptConfig(Config):
-    """Settings of QT-Opt; those of the search are the paper's."""
+    """Settings of QT-Opt; those of the search for targets are the paper's."""
 
     learning_rate: float = 1e-3
     weight_decay: float = 1e-4
@@ -67,16 +71,27 @@ class QTOptConfig(Config):
     at_least_seen: bool = True
     """Whether a target is at least the return that was seen from there on: what happened can be had again (He et al.
     2017, 1611.01606)."""
+    conservative_weight: float = 0.0
+    """Of the loss that asks the recorded action to look better than `conservative_actions` others. Recordings say
+    nothing of most actions, and the search finds the one that Q is most wrong about; a robot that goes on collecting
+    finds out, one that learns from recordings alone does not (Kumar et al. 2020, 2006.04779)."""
+    conservative_actions: int = 16
+    """Half of them anywhere, half near the recorded one."""
     target_rate: float = 0.01
     """Share of the way that the first target moves at each update."""
     lag: int = 1000
     """Updates between two copies to the second target."""
     samples: int = 64
-    """Actions that the search draws in each iteration."""
+    """Actions that the search for targets draws in each iteration, for many states at once."""
     elites: int = 6
     iterations: int = 2
     least_std: float = 0.1
     """Floor of the search's standard deviation, where half of an action's range is 1."""
+    acting_samples: int = 256
+    """The same of the search for what to do, in one state, which has the time to find better actions."""
+    acting_elites: int = 10
+    acting_iterations: int = 4
+    acting_least_std: float = 0.05
     projection: tuple[float, ...] = PROJECTION
     """Of the camera, 3 x 4 row by row: homogeneous positions, m, to homogeneous pixels. The default is the camera of
     sim/scenes/grasp.yaml; `rl_ros.robots.pybullet_arm.projection_of` computes it."""
@@ -93,12 +108,15 @@ class QPolicy(nn.Module):
         self.encoder = SceneEncoder(contract, config.image_features)
         self.layout = ActionLayout(contract)
         self.q = GraspQ(contract, self.encoder, config.projection, config.hidden_size, config.hidden_layers)
-        self.search = CrossEntropyMethod(self.q, config)
+        self.search = CrossEntropyMethod(self.q, config.samples, config.elites, config.iterations, config.least_std)
+        self.acting_search = CrossEntropyMethod(
+            self.q, config.acting_samples, config.acting_elites, config.acting_iterations, config.acting_least_std
+        )
 
     def forward(self, observation: Mapping[str, Tensor], desired_goal: Tensor) -> Tensor:
         """The action to take, float32 (batch, A) in the contract's units and within its limits."""
         scene = self.encoder.scene(self.encoder(observation, desired_goal))
-        return self.layout.unscale(self.search(self.q, scene)[0])
+        return self.layout.unscale(self.acting_search(self.q, scene)[0])
 
 
 class CrossEntropyMethod(nn.Module):
@@ -106,6 +124,13 @@ class CrossEntropyMethod(nn.Module):
 
     Continuous entries are drawn from a Gaussian and clipped to their limits, discrete ones from a Bernoulli. The
     deviation has a floor, and so has the probability of either limit, so that no iteration decides for good.
+
+    Args:
+        q: whose actions are searched.
+        samples: drawn in each iteration.
+        elites: that the next one's distribution is fitted to.
+        iterations: how many.
+        least_std: floor of the deviation, where half of an action's range is 1.
     """
 
     LEAST_PROBABILITY = 0.1
@@ -116,11 +141,10 @@ class CrossEntropyMethod(nn.Module):
     is_discrete: Tensor
     share: Tensor
 
-    def __init__(self, q: GraspQ, config: QTOptConfig) -> None:
+    def __init__(self, q: GraspQ, samples: int, elites: int, iterations: int, least_std: float) -> None:
         super().__init__()
         layout = q.layout
-        self.samples, self.elites, self.iterations = config.samples, config.elites, config.iterations
-        self.least_std = config.least_std
+        self.samples, self.elites, self.iterations, self.least_std = samples, elites, iterations, least_std
         size = len(layout.low)
         generator = torch.Generator().manual_seed(0)
         shape = (self.iterations, self.samples, size)
@@ -212,6 +236,11 @@ class QTOpt(Algorithm):
             last = batch.terminated > 0
             metrics["last_loss"] = cross_entropy(logits[last], target[last]) if last.any() else loss.detach() * 0.0
             metrics["seen_loss"] = cross_entropy(logits, batch.extra["seen_return"].clamp(0.0, 1.0))
+        if config.conservative_weight > 0:
+            others = self.other_actions(batch.action)
+            conservative = conservative_loss(logits, policy.q(scene, others))
+            loss = loss + config.conservative_weight * conservative
+            metrics["conservative_loss"] = conservative.detach()
         if "occupied" in self.networks:
             occupied = self.occupied_loss(scene, batch.auxiliary["objects_position"])
             loss = loss + config.auxiliary_weight * occupied
@@ -234,6 +263,19 @@ class QTOpt(Algorithm):
         other = second.q(older, action[:, None])[:, 0]
         target = clipped_double_target(batch.reward, batch.terminated, logit, other, config.discount)
         return torch.maximum(target, seen) if config.at_least_seen else target
+
+    def other_actions(self, action: Tensor) -> Tensor:
+        """What might be done instead of recorded actions (batch, A), scaled to -1..1; (batch, n, A)."""
+        layout, shape = self.acting.q.layout, (len(action), self.config.conservative_actions, action.shape[1])
+        anywhere = torch.rand(shape, generator=self._generator) * 2.0 - 1.0
+        near = action[:, None] + NEAR * torch.randn(shape, generator=self._generator)
+        is_near = torch.arange(shape[1])[:, None] < shape[1] // 2
+        high = torch.where(anywhere / 2.0 + 0.5 < self.acting.search.share, 1.0, -1.0)
+        other_way = torch.where(
+            torch.rand(shape, generator=self._generator) < OTHER_WAY, -action[:, None], action[:, None]
+        )
+        discrete = torch.where(is_near, other_way, high)
+        return torch.where(layout.is_discrete, discrete, torch.where(is_near, near, anywhere)).clamp(-1.0, 1.0)
 
     def label(self, batch: Batch) -> Batch:
         """The batch with its targets: another learner with the same weights need not search for them."""
@@ -306,6 +348,18 @@ def clipped_double_target(
     """
     value = torch.sigmoid(torch.minimum(logit, other_logit))
     return (reward + discount * (1.0 - terminated) * value).clamp(0.0, 1.0)
+
+
+def conservative_loss(logit: Tensor, others: Tensor) -> Tensor:
+    """CQL(H), equation 4 of 2006.04779, over samples: E[ log Σ_a exp Q(s, a) − Q(s, a_recorded) ], of logits.
+
+    The recorded action is one of those that are summed over, so that nothing is gained by making the others ever worse.
+
+    Args:
+        logit: of the recorded actions, (batch,).
+        others: of other actions in the same states, (batch, n).
+    """
+    return (torch.logsumexp(torch.cat([logit[:, None], others], dim=1), dim=1) - logit).mean()
 
 
 class Decisions(NamedTuple):
