@@ -217,15 +217,15 @@ def clean_shared_memory(directory: Path = Path("/dev/shm")) -> None:
                 lock.with_name(name).unlink(missing_ok=True)
 
 
-def gazebo_description() -> Any:
-    """Gazebo with the arm, its controllers and the bridge, for `ros2 launch`."""
+def gazebo_description(world: str = gazebo.DEFAULT_WORLD) -> Any:
+    """Gazebo with a world, the arm, its controllers and the bridge, for `ros2 launch`."""
     from launch.actions import ExecuteProcess
     from launch_ros.actions import Node
 
     from launch import LaunchDescription  # type: ignore[attr-defined]
 
     actions: list[Any] = []
-    for name, process in gazebo.processes().items():
+    for name, process in gazebo.processes(world).items():
         if process.command:
             actions.append(ExecuteProcess(cmd=list(process.command), name=name, output="screen"))
         else:
@@ -262,7 +262,9 @@ def launch_description(graph_name: str) -> Any:
         given = {key: context.launch_configurations[key] for key in graph.arguments}
         resolved = resolve(graph, given)
         directory = Path(tempfile.mkdtemp(prefix="rl_ros_"))
-        actions: list[Any] = [gazebo_description()] if given.get("robot") == "gazebo" else []
+        actions: list[Any] = []
+        if given.get("robot") == "gazebo":
+            actions.append(gazebo_description(gazebo.world_of(given.get("scene", ""))))
         for name, nodes in resolved.processes.items():
             parameter_file = directory / f"{name}.yaml"
             parameter_file.write_text(parameters_yaml(nodes))

@@ -66,6 +66,8 @@ class Key:
     the closest before or after, no further than `max_age` (of two as close the earlier); `window` is the last
     n at or before, none older than `max_age`, as an array with the oldest first: its shape is [n, ...].
 
+    `simulated` is an auxiliary key that only a simulation knows, such as where everything is; a robot does without.
+
     `encoding` of an image is what the array holds: `rgb8`, `mono8`, or `depth` in float32 metres, where
     `invalid` is the number that stands for a pixel without a measurement. Larger images are reduced to the
     shape.
@@ -82,6 +84,7 @@ class Key:
     alignment: Alignment = "latest"
     max_age: float = 0.2
     invalid: float | None = None
+    simulated: bool = False
 
     @property
     def window(self) -> int:
@@ -265,6 +268,9 @@ class Contract:
                 f"goal.image: expected an auxiliary key of a camera, and goal.achieved_goal an observation key that is "
                 f"made of its images; got '{self.goal.image}' and '{self.goal.achieved_goal}'."
             )
+        for name, key in self.observation.items():
+            if key.simulated:
+                raise ValueError(f"observation: {name} is simulated: a policy that sees it could not run on a robot.")
         for name in self.auxiliary:
             if name in self.observation:
                 raise ValueError(f"auxiliary: {name} is an observation key as well; it can be only one of them.")
@@ -394,6 +400,10 @@ class Contract:
             goal=Goal(observation[self.goal.image], policy_input=False),
             reward=replace(self.reward, unjudged="zero"),
         )
+
+    def without_simulated(self) -> "Contract":
+        """The contract on a robot: without the auxiliary keys that only a simulation knows."""
+        return replace(self, auxiliary={name: key for name, key in self.auxiliary.items() if not key.simulated})
 
     def split_action(self, action: np.ndarray) -> dict[str, np.ndarray]:
         """The action vector (A,) as one array per channel."""

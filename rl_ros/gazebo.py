@@ -54,14 +54,25 @@ class _Bridge:
     topics: tuple[Bridged, ...]
 
 
-def processes() -> dict[str, Process]:
+DEFAULT_WORLD = "lift"
+
+
+def world_of(scene: str) -> str:
+    """The world that is like a scene of the simulation; where there is none, the table with the cube."""
+    return scene if share_file("sim/gazebo/lift.sdf").with_name(f"{scene}.sdf").is_file() else DEFAULT_WORLD
+
+
+def processes(world: str = DEFAULT_WORLD) -> dict[str, Process]:
     """What is to be started, in that order, with every place filled in.
+
+    Args:
+        world: one of those in `sim/gazebo`.
 
     Raises:
         UserError: a file is wrong.
     """
     file = schema.load(_Processes, share_file("sim/gazebo/processes.yaml"))
-    values = {"$(share)": str(share_directory()), "$(robot_description)": robot_description()}
+    values = {"$(share)": str(share_directory()), "$(world)": world, "$(robot_description)": robot_description()}
 
     def filled(text: Any) -> Any:
         for name, value in values.items():

@@ -213,6 +213,16 @@ def endpoints(
     return found
 
 
+def contract_of(settings: Mapping[str, Any]) -> Contract:
+    """The contract of a node with these parameters: on a robot without what only a simulation knows.
+
+    Raises:
+        UserError: as `Contract.load`.
+    """
+    contract = Contract.load(str(settings["contract"]))
+    return contract if settings["simulation"] else contract.without_simulated()
+
+
 def absolute(topic: str, namespace: str = "") -> str:
     """The name of a topic as ROS resolves it. Names of a contract, too, are those within the graph's namespace."""
     return f"{f'/{namespace}' if namespace else ''}/{topic.lstrip('/')}"
@@ -414,7 +424,7 @@ def resolve(graph: Graph, given: Mapping[str, str]) -> ResolvedGraph:
                 if parameter.default is None:
                     raise UserError(f"graph {graph.name}: {name}: the parameter '{key}' must be given.")
                 parameters[key] = parameter.read(parameter.default, f"config/nodes.yaml: {name}: {key}")
-        contract = Contract.load(str(parameters["contract"]))
+        contract = contract_of(parameters)
         publishes = endpoints(spec.publishes, contract, parameters)
         subscribes = endpoints(spec.subscribes, contract, parameters)
         has = {absolute(topic) for topic in (*publishes, *subscribes)} | {absolute(topic) for topic in node.remaps}

@@ -57,6 +57,17 @@ def test_a_bag_holds_every_topic_of_the_contract_once(contract: Contract) -> Non
         assert topics[topic] == recorded
 
 
+def test_a_robot_does_without_what_only_a_simulation_knows(contract: Contract) -> None:
+    assert contract.without_simulated() == contract  # whose reward needs to know where the object is
+    grasp = Contract.load("grasp")
+    assert set(grasp.auxiliary) == {"objects_position", "objects_heading"}
+    assert not grasp.without_simulated().auxiliary
+    assert "/objects/state" not in grasp.without_simulated().recorded_topics()
+    assert difference(grasp, grasp.without_simulated()) is None  # to a policy, which never sees it
+    with pytest.raises(UserError, match="image is simulated: a policy that sees it could not run on a robot"):
+        changed(contract, lambda data: data["observation"]["image"].update(simulated=True))
+
+
 def test_a_contract_is_found_by_name_and_by_path(contract: Contract, tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
     path.write_text(contract.to_yaml())

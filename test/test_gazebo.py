@@ -16,6 +16,7 @@ from rl_ros.errors import UserError
 from rl_ros.graph import absolute, load_graph, resolve
 from rl_ros.resources import share_directory, share_file
 from rl_ros.robots.arm import Arm
+from rl_ros.robots.bin import BinScene
 from rl_ros.robots.pybullet_arm import Scene
 from rl_ros.training.preflight import commanded, expected
 
@@ -23,7 +24,8 @@ LIBRARY = next((name for n in (16, 15, 14, 13, 12) if (name := ctypes.util.find_
 needs_library = pytest.mark.skipif(
     LIBRARY is None, reason="libsdformat is not installed: on Debian, apt-get install libsdformat-dev sdformat-sdf"
 )
-WORLD = share_directory() / "sim" / "gazebo" / "lift.sdf"
+WORLDS = share_directory() / "sim" / "gazebo"
+WORLD = WORLDS / "lift.sdf"
 
 
 def is_valid(path: Path) -> bool:
@@ -35,7 +37,8 @@ def is_valid(path: Path) -> bool:
 
 @needs_library
 def test_the_world_and_the_arm_are_valid_for_gazebos_own_parser(tmp_path: Path) -> None:
-    assert is_valid(WORLD)
+    for world in ("lift", "grasp"):
+        assert is_valid(WORLDS / f"{world}.sdf")
     arm = tmp_path / "panda.urdf"
     arm.write_text(gazebo.robot_description())
     assert is_valid(arm)
@@ -50,10 +53,12 @@ def test_that_parser_would_find_a_mistake(tmp_path: Path) -> None:
     assert not is_valid(broken)
 
 
-def test_the_world_is_the_scene_of_the_simulation() -> None:
-    scene = Scene.load(share_file("sim/scenes/lift.yaml"))
-    world = ElementTree.parse(WORLD).getroot().find("world")
+@pytest.mark.parametrize(("name", "kind"), [("lift", Scene), ("grasp", BinScene)])
+def test_the_world_is_the_scene_of_the_simulation(name: str, kind: type[Scene]) -> None:
+    scene = kind.load(share_file(f"sim/scenes/{name}.yaml"))
+    world = ElementTree.parse(WORLDS / f"{name}.sdf").getroot().find("world")
     assert world is not None
+    assert world.get("name") == name
 
     def numbers(path: str) -> list[float]:
         found = world.findtext(path)
@@ -61,8 +66,20 @@ def test_the_world_is_the_scene_of_the_simulation() -> None:
         return [float(number) for number in found.split()]
 
     assert numbers("model[@name='table']/link/collision/geometry/box/size") == list(scene.table.size)
-    assert numbers("model[@name='cube']/link/collision/geometry/box/size") == list(scene.objects[0].size)
-    assert numbers("model[@name='cube']/link/inertial/mass") == [scene.objects[0].mass]
+    if isinstance(scene, BinScene):
+        tray = scene.tray
+        assert numbers("model[@name='tray']/pose")[:2] == list(tray.centre)
+        assert numbers("model[@name='tray']/link/visual[@name='floor_look']/geometry/box/size")[:2] == list(tray.size)
+        for wall in world.findall("model[@name='tray']/link/collision"):
+            *_, height, roll, pitch, _ = [float(number) for number in (wall.findtext("pose") or "").split()]
+            assert (2 * height, abs(roll) + abs(pitch)) == (tray.height, tray.slope)
+        things = [model for model in world.findall("model") if model.find("link/inertial") is not None]
+        assert len(things) == scene.drawn.count
+        low, high = scene.drawn.mass
+        assert all(low <= float(thing.findtext("link/inertial/mass") or "nan") <= high for thing in things)
+    else:
+        assert numbers("model[@name='cube']/link/collision/geometry/box/size") == list(scene.objects[0].size)
+        assert numbers("model[@name='cube']/link/inertial/mass") == [scene.objects[0].mass]
     camera = "model[@name='camera']/link/sensor/camera"
     assert numbers(f"{camera}/image/width") + numbers(f"{camera}/image/height") == [scene.camera.width] * 2
     assert numbers(f"{camera}/horizontal_fov") == [scene.camera.field_of_view]  # the image is square
@@ -72,7 +89,7 @@ def test_the_world_is_the_scene_of_the_simulation() -> None:
     assert eye == list(scene.camera.eye)
     assert roll == 0.0
     np.testing.assert_allclose(looks, way / np.linalg.norm(way), atol=1e-5)
-    assert numbers("model[@name='camera']/link/sensor/update_rate") == [Contract.load("lift").control_rate]
+    assert numbers("model[@name='camera']/link/sensor/update_rate") == [Contract.load(name).control_rate]
 
 
 def test_the_arm_in_gazebo_is_the_arm_of_the_guard(tmp_path: Path) -> None:
@@ -96,7 +113,14 @@ def test_the_arm_in_gazebo_is_the_arm_of_the_guard(tmp_path: Path) -> None:
     }
 
 
-@pytest.mark.parametrize("task", ["lift", "reach"])
+def test_a_scene_without_a_world_of_its_own_has_the_table() -> None:
+    assert [gazebo.world_of(scene) for scene in ("grasp", "lift", "reach")] == ["grasp", "lift", "lift"]
+    started = gazebo.processes("grasp")
+    assert started["gazebo"].command[-1] == str(WORLDS / "grasp.sdf")
+    assert started["spawn_arm"].arguments[:2] == ("-world", "grasp")
+
+
+@pytest.mark.parametrize("task", ["lift", "reach", "grasp"])
 def test_all_that_the_graph_expects_comes_over_the_bridge_or_from_the_controllers(task: str) -> None:
     graph = resolve(load_graph(task), {"robot": "gazebo", "bags": "somewhere"})
     carried = {topic.ros_topic_name: topic.ros_type_name for topic in gazebo.bridged()}

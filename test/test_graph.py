@@ -99,6 +99,14 @@ def test_lockstep_reaches_every_node_that_must_know() -> None:
     assert not grasp().lossless
 
 
+@pytest.mark.parametrize(("robot", "told"), [("pybullet", True), ("real", False), ("gazebo", False)])
+def test_a_robot_is_not_waited_for_to_tell_what_only_a_simulation_knows(robot: str, told: bool) -> None:
+    nodes = resolve(load_graph("grasp"), {"robot": robot, "bags": "somewhere", "policy": "somewhere"}).nodes
+    heard = {endpoint.topic for node in nodes for endpoint in node.subscribes}
+    assert ("/objects/state" in heard) is told
+    assert "/camera/image_raw" in heard
+
+
 def test_every_parameter_of_every_node_has_a_value_of_its_type() -> None:
     kinds = {"string": str, "bool": bool, "integer": int, "double": float, "double_array": tuple}
     for node in grasp(bags="somewhere").nodes:

@@ -13,6 +13,7 @@ from rclpy.parameter import Parameter
 from test_nodes import Bench, with_parameters
 
 from rl_ros.episodes import messages
+from rl_ros.errors import UserError
 from rl_ros.nodes.policy import Policy
 
 STATUS = "diagnostic_msgs/msg/DiagnosticArray"
@@ -94,6 +95,15 @@ def test_of_the_observations_that_have_piled_up_the_newest_is_answered(policy: P
     policy.tick(5)
     assert policy.bench.until(lambda: len(policy.actions) == 2)
     assert policy.answered() == [4, 5]
+
+
+def test_on_a_robot_an_expert_that_needs_a_simulation_is_refused(
+    ros_domain: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with_parameters(monkeypatch, contract="grasp", simulation=False)
+    sentence = "scripted expert of grasp needs to know objects_heading, objects_position, which only the simulation"
+    with rclpy.init(), pytest.raises(UserError, match=sentence):
+        Policy()
 
 
 def test_in_lockstep_every_observation_is_answered(

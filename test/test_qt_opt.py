@@ -1,5 +1,7 @@
 """QT-Opt: its losses by hand, its search on a known function, and what it makes of an episode."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -204,6 +206,16 @@ def test_it_learns_which_episodes_succeed(targets: str) -> None:
         scene = learner.policy.encoder.scene(learner.policy.encoder(transitions.observation, transitions.desired_goal))
         probability = torch.sigmoid(learner.policy.q(scene, transitions.action[:, None])[:, 0]).numpy()
     assert probability[known.success[last]].min() > probability[~known.success[last]].max() + 0.2
+
+
+def test_recordings_of_a_robot_which_do_not_say_where_things_are_are_learned_from() -> None:
+    contract = CONTRACT.without_simulated()
+    learner = make_algorithm(
+        "qt_opt", contract, {k: v for k, v in NORMALISATION.items() if k not in CONTRACT.auxiliary}
+    )
+    memory = ReplayMemory([dataclasses.replace(episode(2, 6, True, 0), auxiliary={})])
+    [batch] = learner.batches(memory, memory.transitions[None, :2], np.random.default_rng(0))
+    assert "occupied_loss" not in learner.update(batch)
 
 
 def test_the_bundle_acts_as_the_policy_does(tmp_path) -> None:  # type: ignore[no-untyped-def]

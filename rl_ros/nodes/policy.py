@@ -113,7 +113,13 @@ class Policy(Node, LifecycleNodeMixin):
                 self.get_logger().warning(f"{bundle}: made without a sample, so only its hashes were compared")
             actor = learned
         else:
-            actor = ExpertActor(make_task(self.contract.task).expert(self.settings["expert_noise"]))
+            task = make_task(self.contract.task)
+            if unknown := set(task.expert_needs) - {*self.contract.observation, *self.contract.auxiliary}:
+                raise UserError(
+                    f"node policy: bundle: must be given: the scripted expert of {task.name} needs to know "
+                    f"{', '.join(sorted(unknown))}, which only the simulation tells."
+                )
+            actor = ExpertActor(task.expert(self.settings["expert_noise"]))
         if share := self.settings["exploration"]:
             actor = ExploringActor(actor, self.contract, share)
         routine = make_task(self.contract.task).routine()

@@ -44,6 +44,7 @@ class GoalTask(ABC):
 
     name: ClassVar[str]
     ends_with_success: ClassVar[bool] = False
+    expert_needs: ClassVar[tuple[str, ...]] = ()
     achieved_goal: ClassVar[str]
     """The contract key that says where it is."""
     threshold: ClassVar[float] = THRESHOLD

@@ -132,6 +132,7 @@ class Grasp:
 
     name: ClassVar[str] = "grasp"
     ends_with_success: ClassVar[bool] = True
+    expert_needs: ClassVar[tuple[str, ...]] = ("objects_position", "objects_heading")
 
     def __init__(self) -> None:
         self.check = GraspCheck()

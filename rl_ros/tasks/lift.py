@@ -17,6 +17,7 @@ class Lift:
 
     name: ClassVar[str] = "lift"
     ends_with_success: ClassVar[bool] = True
+    expert_needs: ClassVar[tuple[str, ...]] = ("object_position",)
 
     def begin(self) -> None:
         """Nothing to do: a judgement depends on one moment alone."""

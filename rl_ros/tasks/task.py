@@ -49,6 +49,9 @@ class Task(Protocol):
     ends_with_success: ClassVar[bool]
     """Whether success terminates an episode; else it goes on to be truncated, and success can be lost again."""
 
+    expert_needs: ClassVar[tuple[str, ...]]
+    """Auxiliary keys that its scripted expert looks at."""
+
     def begin(self) -> None:
         """An episode begins; for tasks whose judgement depends on what was seen before in it."""
 
