@@ -19,6 +19,7 @@ from rl_ros.algorithms.qt_opt import (
 )
 from rl_ros.contract import Contract
 from rl_ros.episodes.memory import Episode, ReplayMemory
+from rl_ros.errors import UserError
 from rl_ros.networks.grasp_q import STRIDE, GraspQ, Scene, SceneEncoder
 from rl_ros.training.bundle import load_bundle, save_learner
 
@@ -216,6 +217,17 @@ def test_recordings_of_a_robot_which_do_not_say_where_things_are_are_learned_fro
     memory = ReplayMemory([dataclasses.replace(episode(2, 6, True, 0), auxiliary={})])
     [batch] = learner.batches(memory, memory.transitions[None, :2], np.random.default_rng(0))
     assert "occupied_loss" not in learner.update(batch)
+
+
+def test_a_bundle_of_the_policy_alone_is_learned_on_from(tmp_path) -> None:  # type: ignore[no-untyped-def]
+    first, second = (make_algorithm("qt_opt", CONTRACT, NORMALISATION, seed=seed) for seed in (1, 2))
+    bundle = load_bundle(save_learner(tmp_path / "bundle", first, policy_alone=True))
+    second.load_state_dict(bundle.state())
+    for name, network in second.networks.items():
+        if name != "occupied":
+            assert all(torch.equal(v, first.policy.state_dict()[k]) for k, v in network.state_dict().items()), name
+    with pytest.raises(UserError, match="do not fit a policy of qt_opt of this size"):
+        make_algorithm("qt_opt", CONTRACT, NORMALISATION, overrides={"hidden_size": 8}).load_state_dict(bundle.state())
 
 
 def test_the_bundle_acts_as_the_policy_does(tmp_path) -> None:  # type: ignore[no-untyped-def]

@@ -29,6 +29,7 @@ from rl_ros.algorithms.actor_critic import ColumnOfMemory
 from rl_ros.algorithms.base import Algorithm, Config, Transitions
 from rl_ros.contract import Contract
 from rl_ros.episodes.memory import Batch, ReplayMemory
+from rl_ros.errors import UserError
 from rl_ros.networks.grasp_q import GraspQ, Scene, SceneEncoder
 from rl_ros.networks.layers import Normalisation, move_towards
 from rl_ros.networks.policies import ActionLayout
@@ -203,6 +204,20 @@ class QTOpt(Algorithm):
     def acting(self) -> QPolicy:
         """The networks that learn."""
         return cast(QPolicy, self.networks["policy"])
+
+    def load_state_dict(self, state: Mapping[str, Tensor | np.ndarray]) -> None:
+        """As `Algorithm.load_state_dict`; from the policy alone, as a shipped bundle holds it, training begins anew."""
+        prefix = "networks.policy."
+        if any(not name.startswith(prefix) for name in state):
+            super().load_state_dict(state)
+            return
+        weights = {name.removeprefix(prefix): torch.as_tensor(value) for name, value in state.items()}
+        try:
+            for network in (self.trained_policy, self.policy, *(self.networks[name] for name in TARGETS)):
+                network.load_state_dict(weights)
+        except RuntimeError as error:
+            reason = " ".join(str(error).split())
+            raise UserError(f"these weights do not fit a policy of qt_opt of this size: {reason}") from error
 
     def batches(self, memory: ReplayMemory, rows: np.ndarray, rng: np.random.Generator) -> Iterator[Batch]:
         """See `Algorithm.batches`; each row stands for a decision of its episode."""
