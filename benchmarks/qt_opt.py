@@ -96,7 +96,10 @@ def draw(file: Path, picture: Path, episodes: int) -> None:
             bounds = [wilson_interval(round(m * n), n) for m, n in zip(means, trials, strict=True)]
             errors = np.abs(np.transpose(bounds) - means)
             label = f"{targets}, {objects} objects"
-            axes.errorbar(counts, means, errors, color=colour, linestyle=style, marker="o", capsize=3, label=label)
+            inside = colour if objects == "held out" else "white"
+            axes.errorbar(
+                counts, means, errors, color=colour, linestyle=style, marker="o", mfc=inside, capsize=3, label=label
+            )
     axes.set(xscale="log", ylim=(0, 1), xlabel="recorded grasps", ylabel="success, mean of the last checkpoints")
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8)
