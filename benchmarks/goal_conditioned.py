@@ -168,7 +168,8 @@ def train(arguments: argparse.Namespace) -> dict[str, Any]:
     out = RUNS / label
     if not arguments.resume:
         shutil.rmtree(out, ignore_errors=True)
-    with Rollouts(partial(make, registered(task)), ENVIRONMENTS) as rollouts:
+    guarded = {"guarded": True} if arguments.guarded else {}
+    with Rollouts(partial(make, registered(task), **guarded), ENVIRONMENTS) as rollouts:
         contract, environment = rollouts.contract, rollouts.environment
         overrides = OVERRIDES[kind] | json.loads(arguments.settings)
         algorithm = make_algorithm(name, contract, unknown(contract), seed=arguments.seed, overrides=overrides)
@@ -227,6 +228,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, help="ticks of experience, if not the task's own")
     parser.add_argument("--demonstrations", type=int, default=0, help="episodes of a scripted expert")
     parser.add_argument("--unguided", action="store_true", help="nothing leads the hand to the object")
+    parser.add_argument("--guarded", action="store_true", help="ours: through all of the guard's checks, as live")
     parser.add_argument("--strategy", default="future", help="where goals of hindsight come from")
     parser.add_argument("--k", type=float, default=4.0, help="goals of hindsight for each real one")
     parser.add_argument("--kept-trivial", type=float, default=KEPT_TRIVIAL, help="see Hindsight.kept_trivial")

@@ -169,6 +169,18 @@ def test_an_action_that_is_not_finite_moves_nothing(push: ArmEnvironment) -> Non
     np.testing.assert_allclose(push.values["tool_position"], before, atol=2e-3)
 
 
+def test_where_it_is_guarded_a_sudden_turn_is_slowed_as_on_the_live_graph() -> None:
+    ends = {}
+    for guarded in (False, True):
+        environment = make("rl_ros/Push-v0", guarded=guarded)
+        environment.reset(3)
+        for way in (1.0, 1.0, 1.0, -1.0):
+            environment.step(way * np.array([0.0, 0.3, 0.0], np.float32))
+        ends[guarded] = environment.values["tool_position"][1]
+        environment.close()
+    assert ends[True] > ends[False] + 0.002  # m: it cannot turn round as fast
+
+
 def test_an_image_goal_shows_the_goal() -> None:
     environment = arm("rl_ros/ReachImageGoal-v0")
     seen, _ = environment.reset(seed=1)

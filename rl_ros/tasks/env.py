@@ -7,7 +7,7 @@ each also as `…Image-v0` and `…ImageGoal-v0`; and `rl_ros/VisualReach-v0` an
 import dataclasses
 from collections.abc import Callable, Collection, Mapping
 from functools import cache
-from typing import Any, ClassVar, Literal, SupportsFloat
+from typing import Any, Literal, SupportsFloat
 
 import gymnasium
 import numpy as np
@@ -46,6 +46,7 @@ VARIANTS: dict[str, Variant] = {"": "state", "Image": "image", "ImageGoal": "ima
 CHECKS = ("finite", "speed", "workspace", "reach")
 """The guard's checks that an episode goes through. The others are about messages, or about an arm's wear and
 surroundings: they would change little and cost more than the physics."""
+ALL_CHECKS = tuple(check.name for check in GUARD_CHECKS)
 
 TOPICS: dict[str, Callable[[PyBulletArm], Mapping[str, np.ndarray]]] = {
     "/camera/image_raw": lambda world: {"data": world.image()},
@@ -91,13 +92,14 @@ class ArmEnvironment(gymnasium.Env[Observation, np.ndarray]):
         physics_rate: physics steps a simulated second, as arm_sim's.
         render_mode: `rgb_array` or None.
         camera: pixels of its height and width, if not those of the contract.
+        guarded: go through all of the guard's checks, as on the live graph: what a policy is worth there.
 
     Raises:
         UserError: there is no such task.
     """
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 20}  # noqa: RUF012
-    checks: ClassVar[Collection[str]] = CHECKS
+    checks: Collection[str] = CHECKS
 
     def __init__(
         self,
@@ -108,7 +110,10 @@ class ArmEnvironment(gymnasium.Env[Observation, np.ndarray]):
         physics_rate: float | None = None,
         render_mode: str | None = None,
         camera: tuple[int, int] | None = None,
+        guarded: bool = False,
     ) -> None:
+        if guarded:
+            self.checks = ALL_CHECKS
         judge = make_task(task)
         if not isinstance(judge, GoalTask):
             raise UserError(f"{task} has no position for a goal; there are: {', '.join(TASKS.values())}.")
@@ -283,7 +288,7 @@ class BinEnvironment(ArmEnvironment):
     """
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 5}  # noqa: RUF012
-    checks: ClassVar[Collection[str]] = [check.name for check in GUARD_CHECKS]
+    checks: Collection[str] = ALL_CHECKS
     """All of them: with so few ticks a second they cost nothing, and an episode is the live graph's to the bit."""
 
     def __init__(

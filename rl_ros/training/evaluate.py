@@ -46,7 +46,8 @@ def evaluate_in_process(
     progress: Callable[[int, float], None] = lambda done, success: None,
     objects: "ObjectSet" = "train",
 ) -> dict[str, Any]:
-    """Run a policy bundle as the robot would, one episode for each seed from `seed` on.
+    """Run a policy bundle as the robot would, one episode for each seed from `seed` on, through all of the guard's
+    checks.
 
     Args:
         directory: of the bundle.
@@ -75,7 +76,7 @@ def evaluate_in_process(
     name = environment_of(bundle.contract)
     if name is None:
         raise UserError(f"{directory}: contract {bundle.contract.name} has no environment; evaluate it with --live.")
-    with Rollouts(partial(make, name), count=1) as rollouts:
+    with Rollouts(partial(make, name, guarded=True), count=1) as rollouts:
         bundle.require(rollouts.contract)
         found = _run(bundle, rollouts, episodes, seed, progress)
     return {
