@@ -26,6 +26,11 @@ def rl_ros(*arguments: str, seconds: float = SECONDS) -> subprocess.CompletedPro
     )
 
 
+def heed_interrupts() -> None:
+    """In a child: as in a terminal. What a shell runs in the background, as these tests may be, ignores them."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def contents(bag: Path) -> dict[str, list[tuple[int, str]]]:
     """Log time and decoded content of every message, by topic."""
     found: dict[str, list[tuple[int, str]]] = {}
@@ -118,7 +123,11 @@ def test_ctrl_c_leaves_whole_bags_and_no_process(tmp_path: Path) -> None:
     bags = tmp_path / "bags"
     arguments = ["up", "lift", "lockstep:=true", f"bags:={bags}"]
     with subprocess.Popen(
-        [sys.executable, "-m", "rl_ros.cli", *arguments], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        [sys.executable, "-m", "rl_ros.cli", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        preexec_fn=heed_interrupts,
     ) as process:
         assert wait_for(lambda: (bags / "episode_000001").exists(), SECONDS)
         process.send_signal(signal.SIGINT)
@@ -137,6 +146,7 @@ def test_a_second_graph_on_the_same_domain_is_refused(tmp_path: Path, ros_domain
         [sys.executable, "-m", "rl_ros.cli", "up", "lift", "lockstep:=true", f"bags:={tmp_path / 'bags'}"],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
+        preexec_fn=heed_interrupts,
     ) as process:
         assert wait_for(lambda: list((tmp_path / "bags").glob("episode_*")), SECONDS)
         second = rl_ros("up", "lift")
