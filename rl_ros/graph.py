@@ -213,7 +213,7 @@ def endpoints(
     return found
 
 
-def contract_of(settings: Mapping[str, Any]) -> Contract:
+def node_contract(settings: Mapping[str, Any]) -> Contract:
     """The contract of a node with these parameters: on a robot without what only a simulation knows.
 
     Raises:
@@ -424,7 +424,7 @@ def resolve(graph: Graph, given: Mapping[str, str]) -> ResolvedGraph:
                 if parameter.default is None:
                     raise UserError(f"graph {graph.name}: {name}: the parameter '{key}' must be given.")
                 parameters[key] = parameter.read(parameter.default, f"config/nodes.yaml: {name}: {key}")
-        contract = contract_of(parameters)
+        contract = node_contract(parameters)
         publishes = endpoints(spec.publishes, contract, parameters)
         subscribes = endpoints(spec.subscribes, contract, parameters)
         has = {absolute(topic) for topic in (*publishes, *subscribes)} | {absolute(topic) for topic in node.remaps}

@@ -8,7 +8,7 @@ from rl_ros.episodes import messages
 from rl_ros.episodes.bags import RawMessage
 from rl_ros.episodes.ingest import EVENTS
 from rl_ros.errors import UserError
-from rl_ros.graph import endpoints, node_specs
+from rl_ros.graph import absolute, endpoints, node_specs
 
 EVENT_TYPE = "diagnostic_msgs/msg/DiagnosticArray"
 COMMAND_TYPES = ("trajectory_msgs/msg/JointTrajectory",)
@@ -102,11 +102,7 @@ def played_topics(
 def answer_topics(contract: Contract) -> set[str]:
     """Topics that answer an observation: actions, rewards, and what the guard makes of actions."""
     specs = node_specs()
-    return {_absolute(topic) for name in ANSWERING for topic in endpoints(specs[name].publishes, contract)}
-
-
-def _absolute(topic: str) -> str:
-    return "/" + topic.lstrip("/")
+    return {absolute(topic) for name in ANSWERING for topic in endpoints(specs[name].publishes, contract)}
 
 
 def with_events(recording: Iterable[RawMessage], contract: Contract) -> Iterator[RawMessage]:

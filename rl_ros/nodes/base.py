@@ -22,7 +22,7 @@ from rclpy.timer import Timer
 
 from rl_ros.episodes import messages
 from rl_ros.errors import UserError
-from rl_ros.graph import QosName, Value, contract_of, endpoints, node_specs, qos
+from rl_ros.graph import QosName, Value, endpoints, node_contract, node_specs, qos
 
 ACKNOWLEDGE = "episode/acknowledge"
 """Where a node says that it is ready for an episode."""
@@ -86,7 +86,7 @@ class Node(rclpy.node.Node):
                 f"node {name}: no such parameter: {', '.join(unknown)}; it has: {', '.join(self._spec.parameters)}."
             )
         self.settings: dict[str, Any] = {key: self._declare(key) for key in self._spec.parameters}
-        self.contract = contract_of(self.settings)
+        self.contract = node_contract(self.settings)
         self._senders = {
             topic: self.create_publisher(message_class(e.type), _within(topic), self._profile(e.qos))
             for topic, e in endpoints(self._spec.publishes, self.contract, self.settings).items()

@@ -33,7 +33,7 @@ CATCH_UP_SECONDS = 5.0
 
 
 @dataclass
-class Robot:
+class PolicyNode:
     """A policy node that is to run what was learned."""
 
     namespace: str
@@ -69,7 +69,8 @@ class Trainer(Node):
         where = f"node trainer: fleet: {self.settings['fleet']}"
         robots = [read_namespace(each, where) for each in self.settings["fleet"].split()] or [""]
         self.robots = [
-            Robot(each, self.create_client(SetParameters, f"/{each}/{SERVICE}" if each else SERVICE)) for each in robots
+            PolicyNode(each, self.create_client(SetParameters, f"/{each}/{SERVICE}" if each else SERVICE))
+            for each in robots
         ]
         self.stopping = threading.Event()
         self.worker = threading.Thread(target=self.work, name="training", daemon=True)
@@ -153,7 +154,7 @@ class Trainer(Node):
         if ended and not any(robot.offered and robot.client.service_is_ready() for robot in self.robots):
             self.exit_code = 0
 
-    def swap(self, robot: Robot) -> None:
+    def swap(self, robot: PolicyNode) -> None:
         """Ask a policy node to run the newest bundle; if there is none now, as soon as there is."""
         if robot.answer is not None:
             if steady() - robot.asked_at < ANSWER_SECONDS:
@@ -167,7 +168,7 @@ class Trainer(Node):
         robot.answer = robot.client.call_async(request)
         robot.answer.add_done_callback(lambda future: self.on_answer(robot, bundle, future))
 
-    def on_answer(self, robot: Robot, bundle: Path, future: Future) -> None:
+    def on_answer(self, robot: PolicyNode, bundle: Path, future: Future) -> None:
         """A policy node runs the bundle, or refuses it and keeps the old one."""
         robot.answer = None
         if robot.offered == bundle:

@@ -21,7 +21,7 @@ from rl_ros.bringup import domain_is_taken
 from rl_ros.contract import IMAGES, Contract, Key
 from rl_ros.episodes import messages
 from rl_ros.errors import UserError
-from rl_ros.graph import QOS, Endpoint, ResolvedGraph, ResolvedNode, absolute, contract_of, qos
+from rl_ros.graph import QOS, Endpoint, ResolvedGraph, ResolvedNode, absolute, node_contract, qos
 from rl_ros.robots.arm import Arm
 from rl_ros.training.bundle import load_bundle
 
@@ -71,7 +71,7 @@ class Evidence:
     @property
     def contract(self) -> Contract:
         """Of the graph."""
-        return contract_of(self.graph.nodes[0].parameters)
+        return node_contract(self.graph.nodes[0].parameters)
 
     def node(self, name: str) -> ResolvedNode | None:
         """A node of the graph, if it is in it."""
