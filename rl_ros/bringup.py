@@ -205,9 +205,10 @@ def _lock_domain(namespace: str) -> IO[str]:
 
 
 def clean_shared_memory(directory: Path = Path("/dev/shm")) -> None:
-    """Remove the shared memory of Fast DDS processes that are gone: 64 MiB each, whose lock nobody holds.
+    """Remove the shared memory of Fast DDS processes that are gone: segments of 64 MiB, and the ports they heard by.
 
-    As `fastdds shm clean` does, which needs a package that its wheel does not bring.
+    As `fastdds shm clean` does, which needs a package that its wheel does not bring; and also ports that no process
+    uses any more, which stay after one that used them was killed.
     """
     for lock in directory.glob("fastdds_*_el"):
         with contextlib.suppress(FileNotFoundError, BlockingIOError), lock.open() as stream:
@@ -215,6 +216,22 @@ def clean_shared_memory(directory: Path = Path("/dev/shm")) -> None:
             segment = lock.name.removesuffix("_el")
             for name in (segment, f"sem.{segment}_mutex", lock.name):
                 lock.with_name(name).unlink(missing_ok=True)
+    mapped = _mapped("fastdds_port")
+    for port in directory.glob("fastdds_port*"):
+        heard = any(port.with_name(port.name + lock).exists() for lock in ("_el", "_sl"))
+        if port.name[-1].isdigit() and not heard and str(port) not in mapped:
+            with contextlib.suppress(PermissionError):  # another user's
+                port.unlink(missing_ok=True)
+                port.with_name(f"sem.{port.name}_mutex").unlink(missing_ok=True)
+
+
+def _mapped(word: str) -> set[str]:
+    """Paths with a word in them that this user's processes have in their memory."""
+    found = set()
+    for maps in Path("/proc").glob("[0-9]*/maps"):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError, PermissionError):
+            found |= {line.split(maxsplit=5)[5] for line in maps.read_text().splitlines() if word in line}
+    return found
 
 
 def gazebo_description(world: str = gazebo.DEFAULT_WORLD) -> Any:

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from rl_ros.bringup import clean_shared_memory
+
 LOCK_PORT = 21_400
 DOMAINS = range(1, 100)
 FAST_DDS_PORTS = 7400, 250
@@ -54,8 +56,10 @@ def ros_domain(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) 
             os.kill(process, signal.SIGKILL)
         assert not left, f"processes left behind: {left}"
         base, per_domain = FAST_DDS_PORTS
-        ports = range(base + per_domain * domain, base + per_domain * (domain + 1))
-        segments = [f"fastdds_port{port}" for port in ports if (Path("/dev/shm") / f"fastdds_port{port}").exists()]
+        names = [f"fastdds_port{base + per_domain * domain + port}" for port in range(per_domain)]
+        if any((Path("/dev/shm") / name).exists() for name in names):
+            clean_shared_memory()  # killed processes leave ports; a graph that ends removes them
+        segments = [name for name in names if (Path("/dev/shm") / name).exists()]
         for name in segments:
             (Path("/dev/shm") / name).unlink()
         assert not segments, f"shared memory left behind: {segments}"
