@@ -80,7 +80,8 @@ class Light:
 class Start:
     """Where the tool may be when an episode begins, m, and the opening of each finger, m.
 
-    Every object's centre is at least `clearance` away from it in the plane, m.
+    Every object's centre is at least `clearance` away from it in the plane, m. `yaw` is that of the tool, rad: the hand
+    is wide along the world's y where it is zero.
     """
 
     x: Range
@@ -88,6 +89,7 @@ class Start:
     z: Range
     gripper: float
     clearance: float
+    yaw: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -502,7 +504,9 @@ class PyBulletArm:
     def _start_positions(self, position: Vector) -> NDArray[np.float64]:
         """Joint positions (7,) that put the tool there, pointing down."""
         if position not in self._starts:
-            positions, error = self.arm.inverse(self.arm.home, position, self.arm.down(), iterations=100)
+            positions, error = self.arm.inverse(
+                self.arm.home, position, self.arm.down(self.scene.start.yaw), iterations=100
+            )
             if error > 1e-4:
                 raise UserError(f"scene {self.scene.name}: the arm cannot reach its start at {list(position)}.")
             # Where a scene has one start, as most do, it is computed once.

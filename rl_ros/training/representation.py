@@ -43,7 +43,7 @@ class RepresentationConfig:
     """Noise of a pixel that the model believes in, where white is 1; it and β matter only as β · pixel_std²."""
     features: int = 128
     """Of the encoder."""
-    hidden_size: int = 256
+    hidden_size: int = 128
     """Of the decoder."""
     conditional: bool = False
     """Show encoder and decoder the first image of each episode, for scenes that look different every time."""
