@@ -1,5 +1,6 @@
 """The simulated twin: it repeats itself exactly, grasps solidly and sees the cube."""
 
+import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 
 from rl_ros.errors import UserError
 from rl_ros.resources import share_file
-from rl_ros.robots.arm import Arm
+from rl_ros.robots.arm import Arm, quaternion
 from rl_ros.robots.pybullet_arm import PyBulletArm, Scene
 
 CUBE_EDGE = 0.045
@@ -66,6 +67,16 @@ def _episode(world: PyBulletArm, seed: int) -> list[NDArray[np.float64] | NDArra
         world.set_gripper_target(0.01 * (step % 4))
         world.advance(0.1)
     return seen
+
+
+def test_the_tool_is_turned_as_the_scene_says(scene: Scene, arm: Arm) -> None:
+    turned = dataclasses.replace(scene, start=dataclasses.replace(scene.start, yaw=0.7))
+    for each in (scene, turned):
+        with PyBulletArm(each, arm) as world:
+            world.reset(3)
+            _, orientation = world.tool_pose()
+        expected = quaternion(arm.down(each.start.yaw))
+        assert abs(float(np.dot(orientation, expected))) == pytest.approx(1.0, abs=1e-4)  # q and -q turn the same
 
 
 @pytest.mark.parametrize("randomise", [False, True])

@@ -94,6 +94,19 @@ def test_latents_say_where_the_square_is_and_unseen_images_are_decoded() -> None
     assert np.median(apart) <= 1.0  # pixels; two random squares are 5 apart
 
 
+def test_latents_are_nearly_linear_in_places() -> None:
+    images, corner = squares(600)
+    training = RepresentationTraining(SHAPE, 4, RepresentationConfig(beta=5.0, features=64, exposure=0.0), seed=0)
+    training.begin_with(images)
+    training.fit(images, 500)
+    unseen, where = squares(200, seed=1)
+    with torch.no_grad():
+        seen, new = (training.model.encode(torch.from_numpy(some))[0].numpy() for some in (images, unseen))
+    line = np.linalg.lstsq(np.c_[seen, np.ones(len(seen))], corner, rcond=None)[0]
+    apart = np.linalg.norm(np.c_[new, np.ones(len(new))] @ line - where, axis=1)
+    assert np.median(apart) < 0.5  # pixels; where the decoder draws the whole image at once it is 0.7 to 1.1
+
+
 def test_a_conditional_model_leaves_to_its_context_what_does_not_change() -> None:
     model, images = ImageVAE(SHAPE, 2, conditional=True), torch.from_numpy(squares(4)[0])
     with pytest.raises(ValueError, match="first image of the episode"):
