@@ -19,44 +19,33 @@ import csv
 import json
 import tempfile
 import time
-from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from make_datasets import Uneven, load_mixed
 from rich.console import Console
 from rich.table import Table
 
-from rl_ros.contract import Contract
-from rl_ros.episodes.bags import find_bags
-from rl_ros.episodes.cache import DIRECTORY, load_columns
 from rl_ros.episodes.exchange.bags import write_bags
-from rl_ros.episodes.memory import Episode, ReplayMemory
+from rl_ros.episodes.memory import Episode
 from rl_ros.episodes.statistics import wilson_interval
 from rl_ros.tasks.env import ContractEnvironment, make
 from rl_ros.tasks.push import CENTRE, SPREAD, Push
 from rl_ros.tasks.task import Values
 from rl_ros.training.bundle import load_bundle
 from rl_ros.training.offline import train
+from rl_ros.training.rollouts import Rollouts
 
 ALGORITHMS = ("gcbc", "gcsl", "wgcsl", "gciql", "gcivl", "hiql")
+TASK = "rl_ros/Push-v0"
 RESULTS = Path(__file__).parent / "results" / "goal_conditioned_offline.csv"
 EVALUATION_SEED = 1_000_000
 """Far from the seeds of the recordings."""
-
-
-class NoisyExpert:
-    """The task's expert, with velocities whose errors are of a size of its own in each episode."""
-
-    def __init__(self, seed: int) -> None:
-        # In tenths of a metre a second, at a speed of at most 0.3 m/s.
-        self.expert = Push().expert(float(np.random.default_rng([seed, 1]).uniform(1.5, 2.5)))
-        self.expert.reset(seed)
-
-    def act(self, values: Values, desired_goal: np.ndarray) -> np.ndarray:
-        """Velocity float32 (3,) m/s."""
-        return self.expert.act(values, desired_goal)
+NOISE = 1.5, 2.5
+"""Of the expert: tenths of a metre a second, where it moves at 0.3 m/s at most."""
 
 
 class Play:
@@ -64,7 +53,8 @@ class Play:
 
     SPEED = 0.3
 
-    def __init__(self, seed: int) -> None:
+    def reset(self, seed: int) -> None:
+        """Begin an episode."""
         self.rng = np.random.default_rng([seed, 2])
         self.expert = Push().expert(1.5)
         self.expert.reset(seed)
@@ -86,34 +76,14 @@ class Play:
         return self.velocity.astype(np.float32)
 
 
-def record(environment: ContractEnvironment, episodes: int) -> Iterator[Episode]:
+def record(episodes: int) -> list[Episode]:
     """Episodes of both kinds in turn; the seed of each is its number."""
-    for seed in range(episodes):
-        behaviour = NoisyExpert(seed) if seed % 2 == 0 else Play(seed)
-        environment.reset(seed)
-        ticks, actions, rewards, success = [environment.values], [], [], False
-        for _ in range(environment.episode_length):
-            actions.append(behaviour.act(environment.values, environment.desired_goal))
-            reward, _, _, success = environment.step(actions[-1])
-            rewards.append(reward)
-            ticks.append(environment.values)
-        number = np.arange(len(ticks))
-        yield Episode(
-            stamps=(number + 1) * round(1e9 * environment.contract.period),
-            observation={
-                name: np.stack([values[name] for values in ticks]) for name in environment.contract.observation
-            },
-            auxiliary={},
-            desired_goal=np.tile(environment.desired_goal, (len(ticks), 1)),
-            action=np.stack([*actions, np.zeros_like(actions[0])]),
-            reward=np.array([*rewards, 0.0], np.float32),
-            terminated=np.zeros(len(ticks), bool),
-            truncated=number == len(ticks) - 2,
-            has_transition=number < len(ticks) - 1,
-            outcome="success" if success else "timeout",
-            seed=seed,
-            source=type(behaviour).__name__,
+    with Rollouts(partial(make, TASK), 1) as rollouts:
+        tried, played = (
+            rollouts.demonstrate(behaviour, range(first, episodes, 2))
+            for first, behaviour in enumerate((partial(Uneven, Push().expert, *NOISE), Play))
         )
+    return sorted(tried + played, key=lambda episode: episode.seed)
 
 
 def success_of(environment: ContractEnvironment, bundle: Path, episodes: int) -> int:
@@ -128,13 +98,6 @@ def success_of(environment: ContractEnvironment, bundle: Path, episodes: int) ->
     return successes
 
 
-def load(bags: Path, contract: Contract) -> tuple[ReplayMemory, float]:
-    """The bags as `rl_ros train` reads them, and the share that reached what was asked for."""
-    dataset = load_columns(find_bags(bags), contract, bags / DIRECTORY)
-    success = float(np.mean([episode.outcome == "success" for episode in dataset.episodes]))
-    return ReplayMemory(dataset.columns, achieved_goal=contract.goal.achieved_goal), success
-
-
 def main() -> None:
     """Run the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
@@ -145,14 +108,14 @@ def main() -> None:
     recordings, updates, seeds, evaluations = (20, 100, 1, 4) if options.quick else (1000, 6000, 3, 100)
     torch.set_num_threads(1)
     console = Console()
-    environment = make("rl_ros/Push-v0")
+    environment = make(TASK)
     successes: dict[str, list[int]] = {name: [] for name in options.algorithms}
     with tempfile.TemporaryDirectory() as temporary:
         bags = options.bags or Path(temporary) / "bags"
         if not bags.exists():
-            write_bags(record(environment, recordings), environment.contract, bags)
-        memory, recorded = load(bags, environment.contract)
-        console.print(f"{len(memory)} transitions; {recorded:.0%} of the episodes did what was asked of them")
+            write_bags(record(recordings), environment.contract, bags)
+        memory, success = load_mixed(bags, environment.contract)
+        console.print(f"{len(memory)} transitions; {success:.0%} of the episodes did what was asked of them")
         results = Path(temporary) / RESULTS.name if options.quick else RESULTS
         with results.open("w", newline="") as file:
             writer = csv.writer(file)
@@ -170,7 +133,7 @@ def main() -> None:
                     console.print(f"{name}, seed {seed}: {rate:.2f} after {seconds:.0f} s of training")
     environment.close()
 
-    summary: dict[str, Any] = {"recorded_success": round(recorded, 4)}
+    summary: dict[str, Any] = {"recorded_success": round(success, 4)}
     table = Table("algorithm", "success", "95 % interval", "by seed")
     for name, found in successes.items():
         trials = evaluations * len(found)

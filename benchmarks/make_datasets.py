@@ -8,7 +8,10 @@ up to that policy; `medium-expert` is half of each. Everything follows from the 
 gone on with (`--resume`); environments that are done are skipped. The sets are flat arrays, with `terminals` and
 `timeouts`, and the mean returns of random and expert that scores are normalised with.
 
-The last line is a JSON object: for each environment the mean return of each set.
+Of our own tasks (`--environment rl_ros/Push-v0`) there is one set each, `mixed`: bags of a scripted expert whose
+velocities are off by much in some episodes and by little in others, so that about half of them fail.
+
+The last line is a JSON object: for each environment the mean return of each set; of our tasks the share of successes.
 """
 
 import argparse
@@ -27,18 +30,24 @@ from rich.table import Table
 
 from rl_ros.algorithms.base import Algorithm, make_algorithm
 from rl_ros.contract import Contract
+from rl_ros.episodes.bags import find_bags
+from rl_ros.episodes.cache import DIRECTORY, load_columns
+from rl_ros.episodes.exchange.bags import write_bags
 from rl_ros.episodes.memory import Columns, Episode, ReplayMemory
 from rl_ros.networks.layers import DESIRED_GOAL
-from rl_ros.tasks.env import make
+from rl_ros.tasks.env import ArmEnvironment, make
+from rl_ros.tasks.task import Expert, Values
 from rl_ros.training.bundle import load_bundle
 from rl_ros.training.checkpoint import interruptions
 from rl_ros.training.logs import RunLog
-from rl_ros.training.online import EVALUATION_SEED, Act, OnlineSettings, OnlineTraining
+from rl_ros.training.online import EVALUATION_SEED, SEEDS_A_RUN, Act, OnlineSettings, OnlineTraining
 from rl_ros.training.rollouts import Rollouts
 from rl_ros.training.runs import restore
 
 ROOT = Path(__file__).parents[1] / "runs/datasets"
 ENVIRONMENTS = ("HalfCheetah-v5", "Hopper-v5", "Walker2d-v5")
+MIXED = {"rl_ros/Reach-v0": (1.0, 6.0), "rl_ros/Push-v0": (0.5, 4.0), "rl_ros/PickAndPlace-v0": (0.5, 4.0)}
+"""Our tasks, and the range that the noise of an episode's expert is drawn from."""
 QUALITIES = ("random", "medium", "medium-replay", "medium-expert", "expert")
 SAC = {
     "learning_rate": 3e-4,
@@ -74,10 +83,56 @@ class Sizes:
     """In each set, at most."""
     reference_episodes: int
     """For the returns of random and expert."""
+    mixed_episodes: int
+    """In the set of one of our tasks."""
 
 
-FULL = Sizes(1_000_000, 10_000, 1.0, 20_000, 10, 200_000, 100)
-QUICK = Sizes(1_500, 500, 0.2, 500, 2, 2_000, 3)
+FULL = Sizes(1_000_000, 10_000, 1.0, 20_000, 10, 200_000, 100, 500)
+QUICK = Sizes(1_500, 500, 0.2, 500, 2, 2_000, 3, 10)
+
+
+class Uneven:
+    """A task's expert, off by much in some episodes and by little in others.
+
+    Args:
+        expert: made with the size of its errors, by the task.
+        least: of that size.
+        most: the same.
+    """
+
+    def __init__(self, expert: Callable[[float], Expert], least: float, most: float) -> None:
+        self.make, self.range = expert, (least, most)
+
+    def reset(self, seed: int) -> None:
+        """Begin an episode."""
+        self.expert = self.make(float(np.random.default_rng([seed, 0x3C1]).uniform(*self.range)))
+        self.expert.reset(seed)
+
+    def act(self, values: Values, desired_goal: np.ndarray) -> np.ndarray:
+        """An action float32 (A,) in the contract's units."""
+        return self.expert.act(values, desired_goal)
+
+
+def make_mixed(name: str, episodes: int, seed: int, out: Path) -> None:
+    """Bags of an expert that is better in some episodes than in others."""
+    with Rollouts(partial(make, name), 1) as rollouts:
+        arm = rollouts.environment.environment.unwrapped
+        assert isinstance(arm, ArmEnvironment)
+        behaviour = partial(Uneven, arm.task.expert, *MIXED[name])
+        seeds = range(seed * SEEDS_A_RUN, seed * SEEDS_A_RUN + episodes)
+        write_bags(rollouts.demonstrate(behaviour, seeds), rollouts.contract, out)
+
+
+def mixed_bags(name: str, root: Path = ROOT) -> Path:
+    """Where the set of one of our tasks is."""
+    return root / f"{name.replace('/', '-')}-mixed"
+
+
+def load_mixed(bags: Path, contract: Contract) -> tuple[ReplayMemory, float]:
+    """Bags as `rl_ros train` reads them, and the share of the episodes that reached what was asked for."""
+    dataset = load_columns(find_bags(bags), contract, bags / DIRECTORY)
+    success = float(np.mean([episode.outcome == "success" for episode in dataset.episodes]))
+    return ReplayMemory(dataset.columns, achieved_goal=contract.goal.achieved_goal), success
 
 
 def random_actions(contract: Contract, rng: np.random.Generator) -> Act:
@@ -263,7 +318,7 @@ def load(file: Path) -> dict[str, np.ndarray]:
 def main() -> int:
     """Make what is not made yet; status 3 where training was stopped."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--environment", choices=ENVIRONMENTS, help="only this one")
+    parser.add_argument("--environment", choices=(*ENVIRONMENTS, *MIXED), help="only this one")
     parser.add_argument("--steps", type=int, help=f"of training for each (default: {FULL.steps:,})")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--resume", action="store_true", help="go on with training that was interrupted")
@@ -275,8 +330,16 @@ def main() -> int:
         sizes = Sizes(**{**vars(sizes), "steps": options.steps})
     out = ROOT / "quick" if options.quick else ROOT
     means: dict[str, dict[str, float]] = {}
-    table = Table("environment", *QUALITIES, title="mean return of each set")
-    for environment in [options.environment] if options.environment else ENVIRONMENTS:
+    table = Table("environment", *QUALITIES, "mixed", title="mean return of each set; of mixed ones their success")
+    for environment in [options.environment] if options.environment else (*MIXED, *ENVIRONMENTS):
+        if environment in MIXED:
+            bags = mixed_bags(environment, out)
+            if not bags.exists():
+                make_mixed(environment, sizes.mixed_episodes, options.seed, bags)
+            success = load_mixed(bags, make(environment).contract)[1]
+            means[environment] = {"mixed": round(success, 3)}
+            table.add_row(environment, *[""] * len(QUALITIES), f"{success:.2f}")
+            continue
         files = {quality: out / f"{environment}-{quality}.npz" for quality in QUALITIES}
         if not all(file.exists() for file in files.values()):
             training = out / f"sac_{environment}_{options.seed}"
