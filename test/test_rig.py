@@ -67,7 +67,7 @@ def training(encoder: Path, out: Path, rollouts: Rollouts, resume: bool = False,
     settings = OnlineSettings(
         steps=10**9, episodes_at_once=2, updates_per_step=0.1, random_steps=0, evaluate_every=10**9, capacity=3000
     )
-    chosen = RigSettings(**({"refresh_every": 4, "refresh_updates": 5} | rig))  # type: ignore[arg-type]
+    chosen = RigSettings(**({"refresh_every": 2, "refresh_updates": 5} | rig))  # type: ignore[arg-type]
     return RigTraining(algorithm, rollouts, settings, 0, out, senses, restored(found), chosen, resume=resume)
 
 

@@ -298,6 +298,11 @@ class RigTraining(LatentTraining):
         self._pool = self._imagined(senses.encoder, seed)
         super().__init__(algorithm, experience, settings, seed, out, senses, drawn_from(self._pool), resume=resume)
 
+    def remember(self, episodes: Sequence[Episode]) -> None:
+        """See `LatentTraining.remember`; the encoder has learned from these."""
+        super().remember(episodes)
+        self._refreshed_at = self.episodes
+
     def prepare(self) -> None:
         """Let the encoder learn on if it is time to, and encode anew what is remembered."""
         if not self.rig.refresh_every or self.episodes - self._refreshed_at < self.rig.refresh_every:
