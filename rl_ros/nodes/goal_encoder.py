@@ -152,9 +152,11 @@ class GoalEncoder(Node):
         self.report(f"refused: {text}", values=about)
 
     def imagine(self, seed: int) -> None:
-        """Take a goal of the prior, the same for the same seed."""
+        """Take a goal of the prior, the same for the same seed; as in training, the latent of an image of it."""
         assert self.encoder is not None
         latent = np.random.default_rng([seed, 0x1A6]).normal(size=self.encoder.latent).astype(np.float32)
+        if not self.encoder.conditional:
+            latent = self.encoder.encode(self.encoder.decode(latent))
         self.score = None
         self.take(latent, self.start or 0)
 
