@@ -217,14 +217,16 @@ class LatentEnvironment:
         task: such as `visual_push`.
         senses: what makes latents and goals.
         contract: the task's, if its latents are to be of another size.
+        guarded: see `ArmEnvironment`.
 
     Raises:
         UserError: there is no such task.
     """
 
-    def __init__(self, task: str, senses: Senses, contract: Contract | None = None) -> None:
+    def __init__(self, task: str, senses: Senses, contract: Contract | None = None, *, guarded: bool = False) -> None:
         self.contract = contract or Contract.load(task)
-        self.pictures = make(environment_name(task), camera=self.contract.auxiliary[self.contract.goal.image].shape[:2])
+        camera = self.contract.auxiliary[self.contract.goal.image].shape[:2]
+        self.pictures = make(environment_name(task), camera=camera, guarded=guarded)
         arm = self.pictures.environment.unwrapped
         assert isinstance(arm, ArmEnvironment)
         assert isinstance(arm.task, VisualTask)

@@ -114,7 +114,7 @@ def evaluate_pictures(
             scores.append(encoder.look(self.arm.goal_values["image"], self.values["image"]).score)
 
     def make() -> LatentEnvironment:
-        environment = Pictures(bundle.contract.task, CameraSenses(encoder), bundle.contract)
+        environment = Pictures(bundle.contract.task, CameraSenses(encoder), bundle.contract, guarded=True)
         if degrees is not None:
             environment.arm.pictured_by = other_look(environment.arm.world.scene, degrees)
         return environment
