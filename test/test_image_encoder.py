@@ -115,7 +115,8 @@ def test_what_is_like_nothing_that_was_seen_is_refused(trained: tuple[ImageEncod
     another = known.copy()
     another[2:8, 14:22] = (20, 160, 40)  # something green lies there
     upside_down = 255 - known
-    for image in (noise, another, upside_down):
+    blank = np.full(SHAPE, 180, np.uint8)
+    for image in (noise, another, upside_down, blank):
         assert encoder.look(image).score > 1.0
 
 
@@ -123,6 +124,7 @@ def test_another_brightness_is_no_reason_to_refuse() -> None:
     image, latent = scenes(1, 4)[0], np.zeros(2, np.float32)
     darker = np.rint(image * 0.8).astype(np.uint8)
     assert measures(darker, image, latent)["block_error"] < 0.01
+    assert measures(darker, image, latent)["contrast"] == pytest.approx(0.5 / 0.8, abs=0.02)
     assert measures(255 - image, image, latent)["block_error"] > 0.3
 
 
