@@ -13,7 +13,6 @@ The last line is a JSON object: by task the recordings' success, and by algorith
 """
 
 import argparse
-import csv
 import json
 import sys
 import time
@@ -26,6 +25,7 @@ import torch
 from make_datasets import MIXED, ROOT, actions_of, load_mixed, mixed_bags
 from rich.console import Console
 from rich.table import Table
+from rows import append, read
 
 from rl_ros.episodes.statistics import wilson_interval
 from rl_ros.tasks.env import make
@@ -67,24 +67,6 @@ def score(task: str, name: str, seed: int, updates: int, episodes: int, root: Pa
         policy = restore(load_bundle(bundle)).policy
         found = rollouts.collect(actions_of(policy), range(EVALUATION_SEED, EVALUATION_SEED + episodes))
     return Row(task, name, seed, updates, episodes, float(np.mean([e.success for e in found])), round(seconds, 1))
-
-
-def read(file: Path) -> list[Row]:
-    """The rows that there are."""
-    if not file.exists():
-        return []
-    with file.open(newline="") as lines:
-        rows = list(csv.reader(lines))[1:]
-    return [Row(*r[:2], int(r[2]), int(r[3]), int(r[4]), float(r[5]), float(r[6])) for r in rows]
-
-
-def append(file: Path, row: Row) -> None:
-    """Add a row."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    if not file.exists():
-        file.write_text(",".join(Row._fields) + "\n")
-    with file.open("a") as stream:
-        stream.write(",".join(map(str, row)) + "\n")
 
 
 def summarise(rows: list[Row], root: Path) -> dict[str, dict[str, Any]]:
@@ -129,7 +111,7 @@ def main() -> int:
         print(f"no recordings of {missing[0]}; run benchmarks/make_datasets.py --environment {missing[0]}"
               f"{' --quick' if options.quick else ''} first.", file=sys.stderr)  # fmt: skip
         return 1
-    rows = [] if settings else [row for row in read(results) if row.updates == updates]
+    rows = [] if settings else [row for row in read(Row, results) if row.updates == updates]
     if not options.summary:
         for seed in options.seeds:
             for task in options.tasks:

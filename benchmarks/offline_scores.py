@@ -12,7 +12,6 @@ The last line is a JSON object: by algorithm and side the interquartile mean ove
 """
 
 import argparse
-import csv
 import json
 import subprocess
 import sys
@@ -29,6 +28,7 @@ import torch
 from make_datasets import ROOT, actions_of, load, mean_return, memory_of, returns_of
 from rich.console import Console
 from rich.table import Table
+from rows import append, read
 
 from rl_ros.episodes.statistics import interquartile_mean
 from rl_ros.tasks.env import make
@@ -144,24 +144,6 @@ def score(side: str, name: str, file: Path, seed: int, updates: int, episodes: i
     return Row(name, side, file.stem, seed, updates, episodes, round(found, 3), round(last, 3))
 
 
-def read(file: Path) -> list[Row]:
-    """The rows that there are."""
-    if not file.exists():
-        return []
-    with file.open(newline="") as lines:
-        rows = list(csv.reader(lines))[1:]
-    return [Row(*r[:3], int(r[3]), int(r[4]), int(r[5]), float(r[6]), float(r[7])) for r in rows]
-
-
-def append(file: Path, row: Row) -> None:
-    """Add a row, at once and in one piece."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    if not file.exists():
-        file.write_text(",".join(Row._fields) + "\n")
-    with file.open("a") as stream:
-        stream.write(",".join(map(str, row)) + "\n")
-
-
 def interval(scores: Sequence[np.ndarray], resamples: int = 2000) -> tuple[float, float, float]:
     """Interquartile mean of the scores of all sets and its 95 % interval; seeds are resampled within each set."""
     rng = np.random.default_rng(0)
@@ -215,7 +197,7 @@ def main() -> int:
         options.datasets = options.datasets or "Hopper-v5-medium"
     names = options.datasets.split(",") if options.datasets else sorted(f.stem for f in sets.glob("*.npz"))
     if not options.summary:
-        rows = {row[:5] for row in read(results)}
+        rows = {row[:5] for row in read(Row, results)}
         for seed in range(options.seeds):
             for dataset in names:
                 for algorithm in options.algorithms.split(","):
@@ -230,7 +212,7 @@ def main() -> int:
                         row = score(side, algorithm, file, seed, options.updates, options.episodes)
                         append(results, row)
                         print(*row, f"{time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
-    rows = [row for row in read(results) if row.updates == options.updates]
+    rows = [row for row in read(Row, results) if row.updates == options.updates]
     print(json.dumps(summarise(rows) if rows else {}))
     return 0
 

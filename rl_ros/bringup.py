@@ -216,10 +216,14 @@ def clean_shared_memory(directory: Path = Path("/dev/shm")) -> None:
             segment = lock.name.removesuffix("_el")
             for name in (segment, f"sem.{segment}_mutex", lock.name):
                 lock.with_name(name).unlink(missing_ok=True)
-    mapped = _mapped("fastdds_port")
-    for port in directory.glob("fastdds_port*"):
-        heard = any(port.with_name(port.name + lock).exists() for lock in ("_el", "_sl"))
-        if port.name[-1].isdigit() and not heard and str(port) not in mapped:
+    unheard = [
+        port
+        for port in directory.glob("fastdds_port*")
+        if port.name[-1].isdigit() and not any(port.with_name(port.name + lock).exists() for lock in ("_el", "_sl"))
+    ]
+    mapped = _mapped("fastdds_port") if unheard else set()
+    for port in unheard:
+        if str(port) not in mapped:
             with contextlib.suppress(PermissionError):  # another user's
                 port.unlink(missing_ok=True)
                 port.with_name(f"sem.{port.name}_mutex").unlink(missing_ok=True)

@@ -57,8 +57,7 @@ def ros_domain(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) 
         assert not left, f"processes left behind: {left}"
         base, per_domain = FAST_DDS_PORTS
         names = [f"fastdds_port{base + per_domain * domain + port}" for port in range(per_domain)]
-        if any((Path("/dev/shm") / name).exists() for name in names):
-            clean_shared_memory()  # killed processes leave ports; a graph that ends removes them
+        clean_shared_memory()  # killed processes leave ports; a graph that ends removes them
         segments = [name for name in names if (Path("/dev/shm") / name).exists()]
         for name in segments:
             (Path("/dev/shm") / name).unlink()
