@@ -39,7 +39,7 @@ from rl_ros.commands.console import progress
 from rl_ros.contract import Contract
 from rl_ros.episodes.allocation import keep_freed_memory
 from rl_ros.episodes.hindsight import Hindsight
-from rl_ros.episodes.memory import Batch, Episode, ReplayMemory
+from rl_ros.episodes.memory import Batch, Episode, ReplayMemory, ends_of_episodes
 from rl_ros.networks.image_encoder import load_encoder
 from rl_ros.networks.layers import DESIRED_GOAL
 from rl_ros.tasks.visual import LATENT, LatentEnvironment
@@ -129,8 +129,7 @@ def begin(
 
 def firsts(episodes: list[np.ndarray]) -> np.ndarray:
     """For each image of some episodes, one after the other, the index of the first one of its episode."""
-    lengths = [len(images) for images in episodes]
-    return np.repeat(np.cumsum([0, *lengths[:-1]]), lengths)
+    return ends_of_episodes(np.array([len(images) for images in episodes]))[0]
 
 
 def run_method(

@@ -97,7 +97,7 @@ class DeterministicPolicyGradient(Algorithm):
         if self.updates % config.policy_delay == 0:
             losses |= self.policy_losses(batch, features, q.detach())
         metrics = {name: loss.detach() for name, loss in losses.items()}
-        metrics["value"] = q.detach().mean()
+        metrics["q"] = q.detach().mean()
         return torch.stack(list(losses.values())).sum(), metrics
 
     def batches(self, memory: ReplayMemory, rows: np.ndarray, rng: np.random.Generator) -> Iterator[Batch]:

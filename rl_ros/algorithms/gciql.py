@@ -86,7 +86,7 @@ class GoalConditionedIQL(GoalConditioned):
             "policy_loss": actor,
         }
         metrics = {name: loss.detach() for name, loss in losses.items()}
-        metrics["value"] = value.detach().mean()
+        metrics |= {"q": q.detach().mean(), "value": value.detach().mean()}
         metrics["cloning_loss"] = -log_probability.detach().mean()
         return torch.stack(list(losses.values())).sum(), metrics
 

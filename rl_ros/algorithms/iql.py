@@ -73,7 +73,7 @@ class ImplicitQLearning(Algorithm):
             "policy_loss": policy_loss(log_probability, advantage, config.temperature),
         }
         metrics = {name: loss.detach() for name, loss in losses.items()}
-        metrics["value"] = value.detach().mean()
+        metrics |= {"q": q.detach().mean(), "value": value.detach().mean()}
         metrics["advantage_std"] = advantage.detach().std()
         metrics["cloning_loss"] = -log_probability.detach().mean()
         return torch.stack(list(losses.values())).sum(), metrics

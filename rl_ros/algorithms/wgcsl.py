@@ -89,7 +89,7 @@ class WeightedGCSL(GoalConditioned):
             "policy_loss": -(weight * log_probability).mean(),
         }
         metrics = {name: loss.detach() for name, loss in losses.items()}
-        metrics["value"] = q.detach().mean()
+        metrics["q"] = q.detach().mean()
         metrics["weight"] = weight.mean()
         metrics["cloning_loss"] = -log_probability.detach().mean()
         return torch.stack(list(losses.values())).sum(), metrics

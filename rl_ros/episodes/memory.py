@@ -110,6 +110,12 @@ class Columns:
         )
 
 
+def ends_of_episodes(lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The first and the last row of each row's episode, int64 (rows,), for episodes one after the other."""
+    last = np.cumsum(lengths) - 1
+    return np.repeat(last - lengths + 1, lengths), np.repeat(last, lengths)
+
+
 @dataclass(slots=True)
 class Batch:
     """Transitions, each array with the batch first. Observations keep the dtype they are stored in."""
@@ -204,13 +210,10 @@ class ReplayMemory:
             )
         arrays = _named(columns)
         self._use(_pack(arrays), {name: np.asarray(a) for name, a in arrays.items() if not _is_small(a)})
-        last = np.cumsum(columns.lengths) - 1
+        self.first_row, self.last_row = ends_of_episodes(columns.lengths)
+        """First and last row of each row's episode, int64 (rows,)."""
         self.episode = np.repeat(np.arange(count), columns.lengths)
         """Number of the episode each row belongs to, int64 (rows,); -1 where a row of the capacity is free."""
-        self.first_row = np.repeat(last - columns.lengths + 1, columns.lengths)
-        """First row of each row's episode, int64 (rows,)."""
-        self.last_row = np.repeat(last, columns.lengths)
-        """Last row of each row's episode, int64 (rows,)."""
         self._has_transition = np.asarray(columns.has_transition)
         self.transitions = np.flatnonzero(self._has_transition)
 

@@ -19,7 +19,7 @@ SPEED, YAW_SPEED = 0.4, 2.5
 """m/s along each axis and rad/s, the contract's limits."""
 PERIOD = 0.2
 """s, the contract's."""
-LONGEST = 12
+LONGEST = 20
 """Ticks of the first part, at most."""
 STEP_COST = 0.02
 """What each tick before the last costs."""

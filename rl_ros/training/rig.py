@@ -21,7 +21,7 @@ from rl_ros.algorithms.rig import Prior, drawn_from, practise, seen_through, ske
 from rl_ros.contract import Contract
 from rl_ros.episodes.distance import LATENT_REWARD
 from rl_ros.episodes.hindsight import Hindsight
-from rl_ros.episodes.memory import Columns, Episode
+from rl_ros.episodes.memory import Columns, Episode, ends_of_episodes
 from rl_ros.episodes.statistics import RunningStatistics
 from rl_ros.errors import UserError
 from rl_ros.networks.image_encoder import ImageEncoder, save_encoder
@@ -134,10 +134,9 @@ def columns_of_latents(columns: Columns, contract: Contract, encoder: ImageEncod
     Args:
         columns: read by `contract.without_latent()`.
     """
-    images, last = columns.observation[contract.goal.image], np.cumsum(columns.lengths) - 1
-    first = np.repeat(last - columns.lengths + 1, columns.lengths)
+    images, (first, last) = columns.observation[contract.goal.image], ends_of_episodes(columns.lengths)
     latents = np.stack([encoder.encode(image, images[start]) for image, start in zip(images, first, strict=True)])
-    goal = latents[np.repeat(last, columns.lengths)]
+    goal = latents[last]
     reward = np.zeros(len(latents), np.float32)
     reward[:-1] = LATENT_REWARD(latents[1:], goal[:-1])
     known = {**columns.observation, **columns.auxiliary, contract.goal.achieved_goal: latents}
