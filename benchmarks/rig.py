@@ -239,7 +239,11 @@ def main() -> None:
         }
     if not arguments.quick:
         RESULTS.mkdir(exist_ok=True)
-        with (RESULTS / f"{label}.csv").open("w", newline="") as stream:
+        file = RESULTS / f"{label}.csv"
+        if file.exists():  # what other methods have come to stays
+            with file.open(newline="") as stream:
+                rows = [row for row in csv.DictReader(stream) if row["method"] not in arguments.methods] + rows
+        with file.open("w", newline="") as stream:
             writer = csv.DictWriter(stream, list(rows[0]))
             writer.writeheader()
             writer.writerows(rows)
