@@ -8,8 +8,8 @@ up to that policy; `medium-expert` is half of each. Everything follows from the 
 gone on with (`--resume`); environments that are done are skipped. The sets are flat arrays, with `terminals` and
 `timeouts`, and the mean returns of random and expert that scores are normalised with.
 
-Of our own tasks (`--environment rl_ros/Push-v0`) there is one set each, `mixed`: bags of a scripted expert whose
-velocities are off by much in some episodes and by little in others, so that about half of them fail.
+Of our own tasks (`--environment rl_ros/Push-v0`) there is one set each, `mixed`: bags of a scripted expert that in
+every other episode goes for another goal than it was asked for, so that about half of them fail.
 
 The last line is a JSON object: for each environment the mean return of each set; of our tasks the share of successes.
 """
@@ -36,7 +36,8 @@ from rl_ros.episodes.exchange.bags import write_bags
 from rl_ros.episodes.memory import Columns, Episode, ReplayMemory
 from rl_ros.networks.layers import DESIRED_GOAL
 from rl_ros.tasks.env import ArmEnvironment, make
-from rl_ros.tasks.task import Expert, Values
+from rl_ros.tasks.goals import GoalTask
+from rl_ros.tasks.task import Values
 from rl_ros.training.bundle import load_bundle
 from rl_ros.training.checkpoint import interruptions
 from rl_ros.training.logs import RunLog
@@ -46,8 +47,8 @@ from rl_ros.training.runs import restore
 
 ROOT = Path(__file__).parents[1] / "runs/datasets"
 ENVIRONMENTS = ("HalfCheetah-v5", "Hopper-v5", "Walker2d-v5")
-MIXED = {"rl_ros/Reach-v0": (1.0, 6.0), "rl_ros/Push-v0": (0.5, 4.0), "rl_ros/PickAndPlace-v0": (0.5, 4.0)}
-"""Our tasks, and the range that the noise of an episode's expert is drawn from."""
+MIXED = ("rl_ros/Reach-v0", "rl_ros/Push-v0", "rl_ros/PickAndPlace-v0")
+"""Our tasks."""
 QUALITIES = ("random", "medium", "medium-replay", "medium-expert", "expert")
 SAC = {
     "learning_rate": 3e-4,
@@ -91,36 +92,39 @@ FULL = Sizes(1_000_000, 10_000, 1.0, 20_000, 10, 200_000, 100, 500)
 QUICK = Sizes(1_500, 500, 0.2, 500, 2, 2_000, 3, 10)
 
 
-class Uneven:
-    """A task's expert, off by much in some episodes and by little in others.
+class Mistaken:
+    """A task's expert that in every other episode goes for another goal than it was asked for.
+
+    Cloning it takes half of the way to each. Errors of its velocities alone would not do: their mean is zero, so that
+    the mean of what it did, which is what cloning learns, has none.
 
     Args:
-        expert: made with the size of its errors, by the task.
-        least: of that size.
-        most: the same.
+        task: whose expert it is.
+        noise: scale of the errors of its velocities.
     """
 
-    def __init__(self, expert: Callable[[float], Expert], least: float, most: float) -> None:
-        self.make, self.range = expert, (least, most)
+    def __init__(self, task: GoalTask, noise: float = 1.0) -> None:
+        self.task, self.expert = task, task.expert(noise)
 
     def reset(self, seed: int) -> None:
         """Begin an episode."""
-        self.expert = self.make(float(np.random.default_rng([seed, 0x3C1]).uniform(*self.range)))
         self.expert.reset(seed)
+        rng = np.random.default_rng([seed, 0x3C1])
+        other = int(rng.integers(2**31))
+        self.goal = self.task.goal_vector(self.task.goal_pose(other)) if rng.random() < 0.5 else None
 
     def act(self, values: Values, desired_goal: np.ndarray) -> np.ndarray:
         """An action float32 (A,) in the contract's units."""
-        return self.expert.act(values, desired_goal)
+        return self.expert.act(values, desired_goal if self.goal is None else self.goal)
 
 
 def make_mixed(name: str, episodes: int, seed: int, out: Path) -> None:
-    """Bags of an expert that is better in some episodes than in others."""
+    """Bags of an expert that does what it is asked for in one episode of two."""
     with Rollouts(partial(make, name), 1) as rollouts:
         arm = rollouts.environment.environment.unwrapped
         assert isinstance(arm, ArmEnvironment)
-        behaviour = partial(Uneven, arm.task.expert, *MIXED[name])
         seeds = range(seed * SEEDS_A_RUN, seed * SEEDS_A_RUN + episodes)
-        write_bags(rollouts.demonstrate(behaviour, seeds), rollouts.contract, out)
+        write_bags(rollouts.demonstrate(partial(Mistaken, arm.task), seeds), rollouts.contract, out)
 
 
 def mixed_bags(name: str, root: Path = ROOT) -> Path:

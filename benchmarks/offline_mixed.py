@@ -1,4 +1,4 @@
-"""Offline learners beside behaviour cloning, on bags of an expert that is good in some episodes and bad in others.
+"""Offline learners beside behaviour cloning, on bags of an expert that fails in every other episode.
 
     .venv/bin/python benchmarks/offline_mixed.py [--tasks rl_ros/Push-v0] [--algorithms bc iql] [--seeds N] [--quick]
     .venv/bin/python benchmarks/offline_mixed.py --summary

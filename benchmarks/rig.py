@@ -7,7 +7,7 @@ and loop:
 
 - `rig`: an image encoder, goals that it imagines, rewards by distances of latents (`rig_sac`: with SAC);
 - `oracle`: hindsight on true positions: what the encoder is to be as good as;
-- `pixels`: the policy of `rig`, where hindsight rewards by the distance of pixels.
+- `pixels`: hindsight on the pixels themselves, shrunk to 12x12, with rewards by their distance: no encoder.
 
 Steps are counted over all environments, those of wandering about for the encoder's images among them; those of
 evaluation are not experience. An evaluation is of 100 episodes of seeds of their own, whose goals are pictures, and
@@ -28,6 +28,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import torch
 from rich.console import Console
@@ -38,15 +39,24 @@ from rl_ros.algorithms.rig import drawn_from
 from rl_ros.commands.console import progress
 from rl_ros.contract import Contract
 from rl_ros.episodes.allocation import keep_freed_memory
-from rl_ros.episodes.hindsight import Hindsight
-from rl_ros.episodes.memory import Batch, Episode, ReplayMemory, ends_of_episodes
+from rl_ros.episodes.memory import Episode, ends_of_episodes
 from rl_ros.networks.image_encoder import load_encoder
 from rl_ros.networks.layers import DESIRED_GOAL
+from rl_ros.tasks.task import Values
 from rl_ros.tasks.visual import LATENT, LatentEnvironment
 from rl_ros.training.online import CHECKPOINTS, PROGRESS, OnlineSettings
 from rl_ros.training.report import read_columns
 from rl_ros.training.representation import RepresentationConfig, restored, train_encoder
-from rl_ros.training.rig import HELD_OUT, CameraSenses, LatentTraining, RigSettings, RigTraining, TrueSenses, wander
+from rl_ros.training.rig import (
+    HELD_OUT,
+    CameraSenses,
+    LatentTraining,
+    PractisingSenses,
+    RigSettings,
+    RigTraining,
+    TrueSenses,
+    wander,
+)
 from rl_ros.training.rollouts import Rollouts
 
 RESULTS = Path(__file__).parent / "results"
@@ -84,17 +94,15 @@ MOVED = {
 """The positions that a picture shows, by task."""
 
 
-@dataclass(frozen=True)
-class PixelHindsight(Hindsight):
-    """Hindsight that rewards by the root of the mean squared difference of pixels, 0 to 1, of the images themselves."""
+class PixelSenses(PractisingSenses):
+    """The image itself in the place of a latent, shrunk to `SIDE` by `SIDE`: 0 to 1 each."""
 
-    def relabel(self, memory: ReplayMemory, rows: np.ndarray, goal_rows: np.ndarray, rng: np.random.Generator) -> Batch:
-        """See `Hindsight.relabel`."""
-        batch = super().relabel(memory, rows, goal_rows, rng)
-        images = memory.auxiliary["image"]
-        difference = images[rows + 1].astype(np.float32) - images[goal_rows]
-        batch.reward = -np.sqrt(np.square(difference).mean(axis=(1, 2, 3))) / 255.0
-        return batch
+    SIDE = 12
+
+    def see(self, values: Values, first: Values) -> np.ndarray:
+        """See `rl_ros.tasks.visual.Senses`."""
+        small = cv2.resize(values["image"], (self.SIDE, self.SIDE), interpolation=cv2.INTER_AREA)
+        return small.astype(np.float32).ravel() / 255.0
 
 
 def begin(
@@ -137,7 +145,7 @@ def run_method(
 ) -> LatentTraining:
     """Run a method, or go on with it."""
     resume = resume and (out / CHECKPOINTS).is_dir()
-    sees = method != "oracle"
+    sees = method in ("rig", "rig_sac")
     settings = OnlineSettings(
         steps=budget.steps, random_steps=0, kept_still=1.0, **({"capacity": budget.steps + 10_000} | budget.loop)
     )
@@ -154,12 +162,15 @@ def run_method(
         (out / FIRST).write_text(json.dumps(spent))
         if sees:
             shutil.copytree(out / "encoder", out / "first_encoder")
-    senses: CameraSenses | TrueSenses
+    senses: PractisingSenses
     if sees:
         senses = CameraSenses(load_encoder(out / ("encoder" if resume else "first_encoder")))
-    else:
+    elif method == "oracle":
         senses = TrueSenses(MOVED[task])
         contract = contract.with_latent(2 * len(MOVED[task]))
+    else:
+        senses = PixelSenses()
+        contract = contract.with_latent(3 * PixelSenses.SIDE**2)
     size = contract.latent.shape[0]
     unknown = {LATENT: size, "tool_position": 3, DESIRED_GOAL: size}
     normalisation = {name: {"mean": [0.0] * width, "std": [1.0] * width} for name, width in unknown.items()}
@@ -167,8 +178,7 @@ def run_method(
     algorithm = make_algorithm(learner, contract, normalisation, seed=seed, overrides=overrides.get("settings", {}))
     with Rollouts(lambda: LatentEnvironment(task, senses, contract), 8) as rollouts:
         training: LatentTraining
-        if method in ("rig", "rig_sac"):
-            assert isinstance(senses, CameraSenses)
+        if isinstance(senses, CameraSenses):
             training = RigTraining(
                 algorithm, rollouts, settings, seed, out, senses, restored(senses.encoder, seed), rig, resume=resume
             )
@@ -176,8 +186,6 @@ def run_method(
             # Goals to practise are those of pictures that wandering about has seen.
             ends = np.stack([senses.see(tick, tick) for tick in last_ticks(episodes or wander(task, 200, seed))])
             training = LatentTraining(algorithm, rollouts, settings, seed, out, senses, drawn_from(ends), resume=resume)
-        if method == "pixels":
-            algorithm.hindsight = PixelHindsight({"future": 0.5, "random": 0.5}, algorithm.hindsight.compute_reward)  # type: ignore[union-attr]
         if not resume:
             training.seconds = float(spent["seconds"])
             training.remember(episodes)

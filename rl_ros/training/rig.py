@@ -7,11 +7,12 @@ remembered is encoded anew: a memory never holds latents of two encoders.
 An image is encoded once, when it is seen, and by ONNX as on the robot; updates learn from latents alone.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -48,24 +49,33 @@ HELD_OUT = 10
 """Of the episodes each so-manieth is kept from the encoder's training, to calibrate it with."""
 
 
-class CameraSenses:
-    """Latents by an image encoder, and goals by what it imagines."""
+class PractisingSenses(ABC):
+    """What makes latents, with goals to practise."""
 
-    def __init__(self, encoder: ImageEncoder, image: str = "image") -> None:
-        self.encoder, self.image = encoder, image
-        self.prior: Prior | None = None
-        """Where goals come from; None: from pictures."""
+    prior: Prior | None = None
+    """Where goals come from; None: from pictures."""
 
+    @abstractmethod
     def see(self, values: Values, first: Values) -> np.ndarray:
         """See `Senses`."""
-        return self.encoder.encode(values[self.image], first[self.image])
 
     def goal(self, seed: int) -> np.ndarray | None:
         """See `Senses`."""
         return None if self.prior is None else self.prior(np.random.default_rng([seed, 0x1A6]), 1)[0]
 
 
-class TrueSenses:
+class CameraSenses(PractisingSenses):
+    """Latents by an image encoder."""
+
+    def __init__(self, encoder: ImageEncoder, image: str = "image") -> None:
+        self.encoder, self.image = encoder, image
+
+    def see(self, values: Values, first: Values) -> np.ndarray:
+        """See `Senses`."""
+        return self.encoder.encode(values[self.image], first[self.image])
+
+
+class TrueSenses(PractisingSenses):
     """True positions in the place of latents: the oracle that a policy on images is measured against.
 
     Args:
@@ -77,16 +87,10 @@ class TrueSenses:
 
     def __init__(self, keys: Sequence[str]) -> None:
         self.keys = tuple(keys)
-        self.prior: Prior | None = None
-        """See `CameraSenses`."""
 
     def see(self, values: Values, first: Values) -> np.ndarray:
         """See `Senses`."""
         return np.concatenate([(values[key][:2] - self.CENTRE) / self.SCALE for key in self.keys]).astype(np.float32)
-
-    def goal(self, seed: int) -> np.ndarray | None:
-        """See `Senses`."""
-        return None if self.prior is None else self.prior(np.random.default_rng([seed, 0x1A6]), 1)[0]
 
 
 def wander(task: str, episodes: int, seed: int, progress: Callable[[int], None] = lambda done: None) -> list[Episode]:
@@ -215,7 +219,7 @@ class LatentTraining(OnlineTraining):
         settings: OnlineSettings,
         seed: int,
         out: Path,
-        senses: CameraSenses | TrueSenses,
+        senses: PractisingSenses,
         prior: Prior,
         *,
         resume: bool = False,
@@ -262,9 +266,11 @@ class RigSettings:
     """Share of the encoder's learning rate with which it learns on."""
     new_share: float = 0.5
     """Of the images that it then learns from which are of episodes since the last time."""
+    goals: Literal["prior", "seen"] = "prior"
+    """What is practised: goals that the encoder imagines, as in Algorithm 1, or where episodes have led to so far."""
     skew: float = 0.0
     """α of Skew-Fit: goals, and images to learn on from, are drawn from what was seen with weights p(x)^α; with 0 goals
-    are drawn from the prior."""
+    are as `goals` says."""
     seen_through: bool = True
     """Whether goals of the prior are decoded and encoded again before they are goals."""
 
@@ -301,6 +307,8 @@ class RigTraining(LatentTraining):
         """See `LatentTraining.remember`; the encoder has learned from these."""
         super().remember(episodes)
         self._refreshed_at = self.episodes
+        if self.rig.goals == "seen":
+            self._imagine_anew()
 
     def prepare(self) -> None:
         """Let the encoder learn on if it is time to, and encode anew what is remembered."""
@@ -393,6 +401,9 @@ class RigTraining(LatentTraining):
             rows, _ = self._rows()
             chosen = self._rng.choice(rows, min(len(rows), 10 * POOL), replace=False)
             self._pool = self.memory.achieved_goal[self._rng.choice(chosen, POOL, p=self._skewed(chosen))]
+        elif self.rig.goals == "seen":
+            rows, _ = self._rows()
+            self._pool = self.memory.achieved_goal[np.unique(self.memory.last_row[rows])]
         else:
             self._pool = self._imagined(self.camera.encoder, self.episodes)
         self.practise(drawn_from(self._pool))
