@@ -157,6 +157,20 @@ def test_when_the_encoder_learns_on_everything_remembered_is_encoded_anew(
             assert all((known == goal).all(1).any() for goal in run._pool[:20])
 
 
+def test_goals_to_practise_can_be_where_episodes_have_led_to(
+    wandered: list[Episode], first_encoder: Path, tmp_path: Path
+) -> None:
+    with rollouts_of(first_encoder) as rollouts:
+        run = training(first_encoder, tmp_path / "run", rollouts, goals="seen", refresh_every=0)
+        run.remember(wandered[:4])
+        encoder = load_encoder(first_encoder)
+        ends = [encoder.encode(episode.observation["image"][-1]) for episode in wandered[:4]]
+        np.testing.assert_array_equal(run._pool, np.stack(ends))
+        run.round()
+        asked = run.memory.desired_goal[run.memory.last_row[run.memory.episode == 4]][0]
+        assert any(np.array_equal(asked, end) for end in ends)
+
+
 def test_a_conditional_encoder_sees_the_first_image_of_each_episode(wandered: list[Episode], tmp_path: Path) -> None:
     images = np.concatenate([episode.observation["image"] for episode in wandered])
     length = len(wandered[0].stamps)
