@@ -2,16 +2,16 @@
 
     .venv/bin/python benchmarks/goal_conditioned_offline.py [--quick] [--bags DIR]
 
-One episode in two is of a scripted expert whose velocities are off by half to most of what it moves at, so that it
-mostly fails. In the other the same hand plays: it pushes towards some place on the table, forgets about it after one
-or two seconds, wanders about, and pushes towards another. Where an episode led to is known, and little else; much of
-it came about by detours. All learners see the same episodes, with the same networks, batches, updates and learning
+Nobody asked for anything in them: a hand plays for ten seconds. It pushes towards some place on the table, with
+velocities that are off by little or by as much as it moves at, forgets about it after one or two seconds, wanders
+about, and pushes towards another. Where it led to is known, and little else; much of it came about by detours, which
+cloning in hindsight repeats. All learners see the same episodes, with the same networks, batches, updates and learning
 rate, and the policy of the last update is the one that counts.
 
 Each learner is trained with three seeds, and each policy runs 100 episodes of `rl_ros/Push-v0`, of seeds that no
 recording has; an episode is a success if the object is within 5 cm of the goal at its end. Results go to
 `benchmarks/results/goal_conditioned_offline.csv`. The last line is a JSON object: for each algorithm `success`, its 95
-% interval (Wilson, over all episodes) and the success of each seed; and for the recordings `recorded_success`.
+% interval (Wilson, over all episodes) and the success of each seed.
 """
 
 import argparse
@@ -19,13 +19,13 @@ import csv
 import json
 import tempfile
 import time
-from functools import partial
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from make_datasets import Uneven, load_mixed
+from make_datasets import load_mixed
 from rich.console import Console
 from rich.table import Table
 
@@ -44,8 +44,10 @@ TASK = "rl_ros/Push-v0"
 RESULTS = Path(__file__).parent / "results" / "goal_conditioned_offline.csv"
 EVALUATION_SEED = 1_000_000
 """Far from the seeds of the recordings."""
-NOISE = 1.5, 2.5
+NOISE = 0.5, 2.5
 """Of the expert: tenths of a metre a second, where it moves at 0.3 m/s at most."""
+TICKS = 200
+"""Of a recorded episode: ten seconds."""
 
 
 class Play:
@@ -56,8 +58,6 @@ class Play:
     def reset(self, seed: int) -> None:
         """Begin an episode."""
         self.rng = np.random.default_rng([seed, 2])
-        self.expert = Push().expert(1.5)
-        self.expert.reset(seed)
         self.ticks = 0
 
     def act(self, values: Values, desired_goal: np.ndarray) -> np.ndarray:
@@ -66,6 +66,8 @@ class Play:
             self.ticks = int(self.rng.integers(6, 24))
             self.wanders = self.rng.random() < 0.4
             self.place = np.array(CENTRE) + [*self.rng.uniform(-SPREAD, SPREAD, 2), 0.0]
+            self.expert = Push().expert(self.rng.uniform(*NOISE))
+            self.expert.reset(int(self.rng.integers(2**31)))
             self.velocity = self.rng.uniform(-self.SPEED, self.SPEED, 3)
         self.ticks -= 1
         if not self.wanders:
@@ -76,14 +78,18 @@ class Play:
         return self.velocity.astype(np.float32)
 
 
+def playground() -> ContractEnvironment:
+    """The task, with more time."""
+    environment = make(TASK)
+    environment.contract = replace(environment.contract, episode_length=TICKS)
+    environment.episode_length = TICKS
+    return environment
+
+
 def record(episodes: int) -> list[Episode]:
-    """Episodes of both kinds in turn; the seed of each is its number."""
-    with Rollouts(partial(make, TASK), 1) as rollouts:
-        tried, played = (
-            rollouts.demonstrate(behaviour, range(first, episodes, 2))
-            for first, behaviour in enumerate((partial(Uneven, Push().expert, *NOISE), Play))
-        )
-    return sorted(tried + played, key=lambda episode: episode.seed)
+    """Play; the seed of each episode is its number."""
+    with Rollouts(playground, 1) as rollouts:
+        return rollouts.demonstrate(Play, range(episodes))
 
 
 def success_of(environment: ContractEnvironment, bundle: Path, episodes: int) -> int:
@@ -105,7 +111,7 @@ def main() -> None:
     parser.add_argument("--bags", type=Path, metavar="DIR", help="where recordings are kept; made if it is not there")
     parser.add_argument("--algorithms", nargs="+", default=ALGORITHMS, choices=ALGORITHMS, metavar="NAME")
     options = parser.parse_args()
-    recordings, updates, seeds, evaluations = (20, 100, 1, 4) if options.quick else (1000, 6000, 3, 100)
+    recordings, updates, seeds, evaluations = (20, 100, 1, 4) if options.quick else (300, 6000, 3, 100)
     torch.set_num_threads(1)
     console = Console()
     environment = make(TASK)
@@ -114,8 +120,8 @@ def main() -> None:
         bags = options.bags or Path(temporary) / "bags"
         if not bags.exists():
             write_bags(record(recordings), environment.contract, bags)
-        memory, success = load_mixed(bags, environment.contract)
-        console.print(f"{len(memory)} transitions; {success:.0%} of the episodes did what was asked of them")
+        memory, _ = load_mixed(bags, environment.contract)
+        console.print(f"{len(memory)} transitions")
         results = Path(temporary) / RESULTS.name if options.quick else RESULTS
         with results.open("w", newline="") as file:
             writer = csv.writer(file)
@@ -133,7 +139,7 @@ def main() -> None:
                     console.print(f"{name}, seed {seed}: {rate:.2f} after {seconds:.0f} s of training")
     environment.close()
 
-    summary: dict[str, Any] = {"recorded_success": round(success, 4)}
+    summary: dict[str, Any] = {}
     table = Table("algorithm", "success", "95 % interval", "by seed")
     for name, found in successes.items():
         trials = evaluations * len(found)
