@@ -238,12 +238,10 @@ def _mapped(word: str) -> set[str]:
     return found
 
 
-def gazebo_description(world: str = gazebo.DEFAULT_WORLD) -> Any:
-    """Gazebo with a world, the arm, its controllers and the bridge, for `ros2 launch`."""
+def gazebo_actions(world: str) -> list[Any]:
+    """Gazebo with a world, the arm, its controllers and the bridge, as actions of `ros2 launch`."""
     from launch.actions import ExecuteProcess
     from launch_ros.actions import Node
-
-    from launch import LaunchDescription  # type: ignore[attr-defined]
 
     actions: list[Any] = []
     for name, process in gazebo.processes(world).items():
@@ -259,7 +257,20 @@ def gazebo_description(world: str = gazebo.DEFAULT_WORLD) -> Any:
                     output="screen",
                 )
             )
-    return LaunchDescription(actions)
+    return actions
+
+
+def gazebo_description() -> Any:
+    """Gazebo alone, for `ros2 launch`, with an argument for the world."""
+    from launch.actions import DeclareLaunchArgument, OpaqueFunction
+
+    from launch import LaunchDescription  # type: ignore[attr-defined]
+
+    world = DeclareLaunchArgument(
+        "world", default_value=gazebo.DEFAULT_WORLD, description="what is on the table", choices=gazebo.worlds()
+    )
+    start = OpaqueFunction(function=lambda context: gazebo_actions(context.launch_configurations["world"]))
+    return LaunchDescription([world, start])
 
 
 def launch_description(graph_name: str) -> Any:
@@ -285,7 +296,7 @@ def launch_description(graph_name: str) -> Any:
         directory = Path(tempfile.mkdtemp(prefix="rl_ros_"))
         actions: list[Any] = []
         if given.get("robot") == "gazebo":
-            actions.append(gazebo_description(gazebo.world_of(given.get("scene", ""))))
+            actions += gazebo_actions(gazebo.world_of(given.get("scene", "")))
         for name, nodes in resolved.processes.items():
             parameter_file = directory / f"{name}.yaml"
             parameter_file.write_text(parameters_yaml(nodes))

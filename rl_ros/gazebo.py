@@ -57,9 +57,14 @@ class _Bridge:
 DEFAULT_WORLD = "lift"
 
 
+def worlds() -> list[str]:
+    """The names of all worlds."""
+    return sorted(file.stem for file in share_file("sim/gazebo/lift.sdf").parent.glob("*.sdf"))
+
+
 def world_of(scene: str) -> str:
     """The world that is like a scene of the simulation; where there is none, the table with the cube."""
-    return scene if share_file("sim/gazebo/lift.sdf").with_name(f"{scene}.sdf").is_file() else DEFAULT_WORLD
+    return scene if scene in worlds() else DEFAULT_WORLD
 
 
 def processes(world: str = DEFAULT_WORLD) -> dict[str, Process]:

@@ -114,6 +114,7 @@ def test_the_arm_in_gazebo_is_the_arm_of_the_guard(tmp_path: Path) -> None:
 
 
 def test_a_scene_without_a_world_of_its_own_has_the_table() -> None:
+    assert gazebo.worlds() == ["grasp", "lift"]
     assert [gazebo.world_of(scene) for scene in ("grasp", "lift", "reach")] == ["grasp", "lift", "lift"]
     started = gazebo.processes("grasp")
     assert started["gazebo"].command[-1] == str(WORLDS / "grasp.sdf")

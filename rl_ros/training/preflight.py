@@ -114,7 +114,9 @@ def check_domain(evidence: Evidence) -> Iterator[Finding]:
         fix = "set ROS_DOMAIN_ID to a number from 0 to 101; beyond, Linux may have given the ports away"
         yield Finding("domain", "failure", f"ROS_DOMAIN_ID is '{domain}'", fix)
     elif domain_is_taken(evidence.graph.namespace):
-        yield Finding("domain", "failure", f"a graph of rl_ros already runs on domain {domain}", "stop it first")
+        within = f" in namespace /{evidence.graph.namespace}" if evidence.graph.namespace else ""
+        fix = "stop it first, or give this one a namespace of its own"
+        yield Finding("domain", "failure", f"a graph of rl_ros already runs on domain {domain}{within}", fix)
     else:
         yield Finding("domain", "ok", f"domain {domain}, discovery {where.lower()}")
 
