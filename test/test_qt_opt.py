@@ -20,7 +20,7 @@ from rl_ros.algorithms.qt_opt import (
 from rl_ros.contract import Contract
 from rl_ros.episodes.memory import Episode, ReplayMemory
 from rl_ros.errors import UserError
-from rl_ros.networks.grasp_q import CELL, GraspQ, Scene, SceneEncoder
+from rl_ros.networks.grasp_q import STRIDE, GraspQ, Scene, SceneEncoder
 from rl_ros.training.bundle import load_bundle, save_learner
 
 CONTRACT = Contract.load("grasp")
@@ -160,14 +160,14 @@ def test_a_place_is_looked_at_where_the_camera_shows_it() -> None:
     encoder = SceneEncoder(CONTRACT, 2)
     q = GraspQ(CONTRACT, encoder, QTOptConfig().projection, 8, 1)
     # A map whose features are each cell's own column and row.
-    row, column = torch.meshgrid(torch.arange(float(q.rows)), torch.arange(float(q.columns)), indexing="ij")
+    row, column = torch.meshgrid(torch.arange(16.0), torch.arange(16.0), indexing="ij")
     cells = torch.stack([column, row], dim=-1).view(-1, 2).repeat(2, 1)
     places = torch.tensor([[[0.5, 0.0], [0.55, 0.06]], [[0.45, -0.05], [0.5, 0.1]]])
     seen = q.look(cells, *places.unbind(-1))
     projection = torch.tensor(QTOptConfig().projection).view(3, 4)
     points = torch.cat([places, torch.full((2, 2, 1), 0.015), torch.ones(2, 2, 1)], dim=-1)
     pixels = points @ projection.T
-    expected = (pixels[..., :2] / pixels[..., 2:] - (CELL - 1) / 2) / CELL
+    expected = (pixels[..., :2] / pixels[..., 2:] - (STRIDE - 1) / 2) / STRIDE
     torch.testing.assert_close(seen, expected, atol=1e-4, rtol=0)
 
 

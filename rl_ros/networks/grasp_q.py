@@ -30,9 +30,8 @@ OPEN = 0.08
 """m between open fingers."""
 UNKNOWN = -1.5
 """Logit of what is known of nothing yet: few grasps succeed, and the best of many guesses must not look like one."""
-PATCH, CELL = 4, 2
-"""Pixels to a patch, which the encoder looks at, and to a cell of the map, each along both edges. A patch of 28 mm is
-coarser than a grasp has to be right to: each gives the features of four cells."""
+STRIDE = 4
+"""Pixels to a cell of the map."""
 
 
 @dataclass(frozen=True)
@@ -61,13 +60,12 @@ class SceneEncoder(nn.Module):
                     f"contract {contract.name} has no observation {name}; qt_opt needs {', '.join(NEEDED)}."
                 )
         self.height, self.width = contract.observation["image"].shape[:2]
-        self.rows, self.columns = self.height // CELL, self.width // CELL
+        self.rows, self.columns = self.height // STRIDE, self.width // STRIDE
         self.channels = channels
         # Patches first: strided 3x3 convolutions see the same and take half as long again (measured).
         self.layers = nn.Sequential(
-            nn.Conv2d(3, 32, PATCH, PATCH), nn.ReLU(inplace=True), nn.Conv2d(32, 32, 3, 1, 1), nn.ReLU(inplace=True),
-            nn.Conv2d(32, 32, 3, 1, 1), nn.ReLU(inplace=True), nn.Conv2d(32, channels * (PATCH // CELL) ** 2, 1),
-            nn.PixelShuffle(PATCH // CELL), nn.ReLU(inplace=True),
+            nn.Conv2d(3, 32, STRIDE, STRIDE), nn.ReLU(inplace=True), nn.Conv2d(32, 32, 3, 1, 1), nn.ReLU(inplace=True),
+            nn.Conv2d(32, 32, 3, 1, 1), nn.ReLU(inplace=True), nn.Conv2d(32, channels, 1), nn.ReLU(inplace=True),
         )  # fmt: skip
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload] # which torch's stubs do not know
         # What the recipe asks of every policy's encoder.
@@ -83,8 +81,7 @@ class SceneEncoder(nn.Module):
         x, y, z, w = observation["tool_orientation"].float().unbind(1)
         # Cosine and sine of the heading of a tool that points down.
         cosine, sine = 1.0 - 2.0 * (y * y + z * z), 2.0 * (x * y + w * z)
-        # Pressed onto something, fingers give way beyond open.
-        gap = observation["finger_position"].float().sum(1).clamp(max=OPEN)
+        gap = observation["finger_position"].float().sum(1)
         hand = torch.cat([observation["tool_position"].float(), torch.stack([cosine, sine, gap], dim=1)], dim=1)
         return torch.cat([cells, hand], dim=1)
 
@@ -183,8 +180,8 @@ class GraspQ(nn.Module):
         """Features (batch, n, channels) at places on the floor, (batch, n) m each, between the cells around them."""
         batch = x.shape[0]
         u, v, w = (x * row[0] + (y * row[1] + row[2]) for row in self.floor_projection)
-        # Pixels to cells; the middle of the first cell is at pixel (CELL - 1) / 2.
-        scale, middle = w.reciprocal() / CELL, (CELL - 1) / 2 / CELL
+        # Pixels to cells; the middle of the first cell is at pixel (STRIDE - 1) / 2.
+        scale, middle = w.reciprocal() / STRIDE, (STRIDE - 1) / 2 / STRIDE
         column = (u * scale - middle).clamp(0.0, self.columns - 1.001)
         row = (v * scale - middle).clamp(0.0, self.rows - 1.001)
         left, top = column.floor(), row.floor()
