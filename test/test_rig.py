@@ -35,7 +35,6 @@ from rl_ros.training.rig import (
     columns_of_latents,
     encoder_of_recordings,
     final_distances,
-    imagining,
     wander,
 )
 from rl_ros.training.rollouts import Rollouts
@@ -256,7 +255,6 @@ def test_recorded_episodes_are_learned_from_offline(wandered: list[Episode], tmp
         tmp_path / "run",
         updates=3,
         overrides={"hidden_size": 16, "batch_size": 16},
-        hindsight=imagining(encoder),
         encoder=encoder,
     )
     assert load_bundle(bundle).encoder == encoder.sha256
@@ -288,6 +286,21 @@ def test_the_trainer_makes_latents_of_the_images_of_bags(
     expected = encoder.encode_all(np.concatenate([episode.observation["image"] for episode in wandered[:3]]))
     np.testing.assert_array_equal(trainer.memory.observation[LATENT][: len(expected)], expected)
     assert load_bundle(exported[0]).encoder == encoder.sha256
+
+
+def test_being_as_near_as_counts_as_reached_can_be_all_that_is_rewarded() -> None:
+    sizes = {LATENT: 2, "tool_position": 3, DESIRED_GOAL: 2}
+    unknown = {name: {"mean": [0.0] * width, "std": [1.0] * width} for name, width in sizes.items()}
+    achieved, desired = np.float32([[0, 0], [0, 0]]), np.float32([[0.3, 0.4], [0.0, 0.6]])
+    for reached, expected in ((0.0, [-0.5, -0.6]), (0.55, [0.0, -1.0])):
+        algorithm = make_algorithm("rig", CONTRACT.with_latent(2), unknown, overrides={"reached": reached})
+        practise(algorithm, standard_normal(2))
+        assert algorithm.hindsight is not None
+        np.testing.assert_allclose(algorithm.hindsight.compute_reward(achieved, desired), expected, rtol=1e-6)
+    with pytest.raises(UserError, match="expected a positive tolerance"):
+        practise(
+            make_algorithm("rig", CONTRACT.with_latent(2), unknown, overrides={"reached": -1.0}), standard_normal(2)
+        )
 
 
 def test_soft_actor_critic_imagines_as_well() -> None:

@@ -18,7 +18,7 @@ import numpy as np
 from rl_ros.algorithms.base import Algorithm, Config
 from rl_ros.algorithms.sac import SoftActorCritic, SoftActorCriticConfig
 from rl_ros.algorithms.td3 import TwinDelayed, TwinDelayedConfig
-from rl_ros.episodes.distance import LATENT_REWARD
+from rl_ros.episodes.distance import LATENT_REWARD, DistanceReward
 from rl_ros.episodes.hindsight import Hindsight
 from rl_ros.errors import UserError
 
@@ -40,6 +40,10 @@ class ImaginedGoalsConfig(TwinDelayedConfig):
     random_share: float = 0.2
     prior_share: float = 0.5
     """Share of each batch that is relabelled with imagined goals; the others get one of later in their episode."""
+    reached: float = 0.0
+    """Distance of latents within which a goal counts as reached, and is worth 0, while anything else is worth -1 (with
+    `smallest_reward` -1, as hindsight has it on true positions); 0 for the paper's reward, the negative distance. The
+    `near` of an encoder says what its distances are like; 0.6 of that suits pushing."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +56,7 @@ class SoftImaginedGoalsConfig(SoftActorCriticConfig):
     smallest_reward: float | None = None
     action_penalty: float = 0.0
     prior_share: float = 0.5
+    reached: float = 0.0
     """As in `ImaginedGoalsConfig`."""
 
 
@@ -74,13 +79,17 @@ class SoftImaginedGoals(SoftActorCritic):
 def practise(learner: Algorithm, prior: Prior) -> None:
     """Have a learner relabel its batches as Algorithm 1 of the paper, lines 17 and 18, with goals from this prior.
 
-    Every transition gets another goal than its own: own goals are latents of the encoder that there was then.
+    Every transition gets another goal than its own: own goals are latents of the encoder that there was then. The
+    learner need not be one of these: any that takes goals of hindsight practises with half of them imagined.
 
     Raises:
-        UserError: `prior_share` is no share.
+        UserError: `prior_share` is no share, or `reached` negative.
     """
-    share = float(getattr(learner.config, "prior_share", 0.5))
-    learner.hindsight = Hindsight({"prior": share, "future": 1.0 - share}, LATENT_REWARD, prior=prior)
+    share, reached = (
+        float(getattr(learner.config, name, usual)) for name, usual in (("prior_share", 0.5), ("reached", 0))
+    )
+    reward = DistanceReward("penalty", reached) if reached else LATENT_REWARD
+    learner.hindsight = Hindsight({"prior": share, "future": 1.0 - share}, reward, prior=prior)
 
 
 def standard_normal(size: int) -> Prior:

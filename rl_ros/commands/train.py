@@ -21,7 +21,6 @@ from rl_ros.errors import UserError
 from rl_ros.graph import parse_arguments
 
 if TYPE_CHECKING:
-    from rl_ros.episodes.hindsight import Hindsight
     from rl_ros.networks.image_encoder import ImageEncoder
 
 
@@ -113,9 +112,9 @@ def run(options: argparse.Namespace) -> int:
     )
     write_source(options.out, source)
     total = options.updates or round(options.seconds)
-    columns, encoder, hindsight = dataset.columns, None, None
+    columns, encoder = dataset.columns, None
     if contract.goal.image:
-        columns, encoder, hindsight = _latents(options, dataset.columns, contract)
+        columns, encoder = _latents(options, dataset.columns, contract)
     began = time.monotonic()
     with progress() as bar:
         task = bar.add_task(f"training {options.algorithm}", total=total)
@@ -137,19 +136,16 @@ def run(options: argparse.Namespace) -> int:
             held_out=held_out,
             human=dataset.human if options.human_share else None,
             human_share=options.human_share,
-            hindsight=hindsight,
             encoder=encoder,
         )
     console.print(f"policy bundle: {bundle}")
     return 0
 
 
-def _latents(
-    options: argparse.Namespace, columns: Columns, contract: Contract
-) -> "tuple[Columns, ImageEncoder, Hindsight]":
-    """Recorded images as latents, by an encoder that is there or trained first; and goals that it imagines."""
+def _latents(options: argparse.Namespace, columns: Columns, contract: Contract) -> "tuple[Columns, ImageEncoder]":
+    """Recorded images as latents, by an encoder that is there or trained first."""
     from rl_ros.networks.image_encoder import load_encoder
-    from rl_ros.training.rig import columns_of_latents, encoder_of_recordings, imagining
+    from rl_ros.training.rig import columns_of_latents, encoder_of_recordings
 
     if options.encoder:
         encoder = load_encoder(options.encoder)
@@ -168,7 +164,7 @@ def _latents(
             f"image encoder: {encoder.directory}; refuses {figures['false_refusals']:.1%} of {figures['measured']:.0f} "
             "held-out images"
         )
-    return columns_of_latents(columns, contract, encoder), encoder, imagining(encoder)
+    return columns_of_latents(columns, contract, encoder), encoder
 
 
 def add_reading(parser: argparse.ArgumentParser) -> None:

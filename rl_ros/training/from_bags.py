@@ -19,6 +19,7 @@ import numpy as np
 import torch
 
 from rl_ros.algorithms.base import Algorithm, dataset_statistics, make_algorithm
+from rl_ros.algorithms.rig import drawn_from, practise
 from rl_ros.contract import Contract
 from rl_ros.episodes.allocation import keep_freed_memory
 from rl_ros.episodes.bags import find_bags, storage_files
@@ -35,7 +36,7 @@ from rl_ros.tasks.task import make_task
 from rl_ros.training.bundle import Bundle, load_bundle, save_learner
 from rl_ros.training.logs import RunLog
 from rl_ros.training.offline import LOG_EVERY
-from rl_ros.training.rig import CameraSenses, as_latents, columns_of_latents, imagining
+from rl_ros.training.rig import CameraSenses, as_latents, columns_of_latents, imagined
 from rl_ros.training.runs import configured
 
 LOOK_SECONDS = 0.5
@@ -183,7 +184,7 @@ class BagTrainer:
                 raise UserError(f"the goals of {contract.name} are images: learning from its bags needs an encoder.")
             self._encoder, self._read_by = load_encoder(settings.encoder), contract.without_latent()
         self._memory = self._make_memory([])
-        self._hindsight = imagining(self._encoder) if self._encoder else hindsight_of(contract, settings.hindsight)
+        self._imagined = imagined(self._encoder) if self._encoder else None
         self._learner: Algorithm | None = None
         self._known: set[Path] = set()
         """Bags that the bundle continued from has learned from."""
@@ -351,8 +352,15 @@ class BagTrainer:
         learner = make_algorithm(
             settings.algorithm, self.contract, normalisation, seed=settings.seed, overrides=settings.overrides
         )
-        learner.hindsight = self._hindsight
+        self._relabel(learner)
         return learner
+
+    def _relabel(self, learner: Algorithm) -> None:
+        """Say which goals it is to learn from."""
+        if self._imagined is None:
+            learner.hindsight = hindsight_of(self.contract, self.settings.hindsight)
+        else:
+            practise(learner, drawn_from(self._imagined))
 
     def _continued(self, bundle: Bundle) -> Algorithm:
         settings = self.settings
@@ -367,7 +375,7 @@ class BagTrainer:
             )
         learner = configured(bundle, settings.seed, settings.overrides)
         learner.load_state_dict(bundle.state())
-        learner.hindsight = self._hindsight
+        self._relabel(learner)
         self.sources = list(bundle.source_episodes)
         self._known = {Path(source).resolve() for source in self.sources}
         return learner

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from rl_ros.algorithms.base import dataset_statistics, make_algorithm
+from rl_ros.algorithms.rig import drawn_from, practise
 from rl_ros.contract import Contract
 from rl_ros.episodes.allocation import keep_freed_memory
 from rl_ros.episodes.hindsight import Hindsight
@@ -16,6 +17,7 @@ from rl_ros.errors import UserError
 from rl_ros.networks.image_encoder import ImageEncoder
 from rl_ros.training.bundle import save_learner
 from rl_ros.training.logs import RunLog
+from rl_ros.training.rig import imagined
 
 LOG_EVERY = 100
 """Updates between two rows of `metrics.csv`."""
@@ -59,7 +61,8 @@ def train(
         overrides: settings of the algorithm other than its defaults.
         progress: called with the update and its metrics whenever they are logged.
         source_episodes: the bags that the memory was read from, for the bundle.
-        hindsight: how goals are relabelled, for algorithms that do not choose their goals themselves.
+        hindsight: how goals are relabelled, for algorithms that do not choose their goals themselves. With an encoder
+            they practise what it imagines instead.
         held_out: share of the episodes that are not learned from: for the validation loss, and for
             `rl_ros evaluate --offline`.
         human: where a person acted, bool (rows of the memory,); those ticks count as demonstrations (Rajeswaran et al.
@@ -80,6 +83,8 @@ def train(
     normalisation = dataset_statistics(memory, contract)
     learner = make_algorithm(algorithm, contract, normalisation, seed=seed, overrides=overrides)
     learner.hindsight = hindsight
+    if encoder is not None:
+        practise(learner, drawn_from(imagined(encoder)))
     generator = np.random.default_rng(seed)
     training_rows, validation_rows = split_episodes(memory, generator, held_out)
     human_rows = training_rows[human[training_rows]] if human is not None else training_rows[:0]

@@ -21,7 +21,6 @@ from rl_ros.algorithms.base import Algorithm
 from rl_ros.algorithms.rig import Prior, drawn_from, practise, seen_through, skewed, standard_normal
 from rl_ros.contract import Contract
 from rl_ros.episodes.distance import LATENT_REWARD
-from rl_ros.episodes.hindsight import Hindsight
 from rl_ros.episodes.memory import Columns, Episode, ends_of_episodes
 from rl_ros.episodes.statistics import RunningStatistics
 from rl_ros.errors import UserError
@@ -188,11 +187,10 @@ def encoder_of_recordings(
     return encoder, figures
 
 
-def imagining(encoder: ImageEncoder, share: float = 0.5) -> Hindsight:
-    """Goals of hindsight for recorded latents: what the encoder imagines, and what the episode achieved later."""
-    latents = standard_normal(encoder.latent)(np.random.default_rng(0x90A1), POOL)
-    pool = latents if encoder.conditional else seen_through(encoder, latents)
-    return Hindsight({"prior": share, "future": 1.0 - share}, LATENT_REWARD, prior=drawn_from(pool))
+def imagined(encoder: ImageEncoder, seed: int = 0) -> np.ndarray:
+    """Goals (`POOL`, Z) that an encoder imagines: latents of its prior, seen through it if it can."""
+    latents = standard_normal(encoder.latent)(np.random.default_rng([seed, 0x90A1]), POOL)
+    return latents if encoder.conditional else seen_through(encoder, latents)
 
 
 def final_distances(episodes: Sequence[Episode], task: str) -> np.ndarray:
@@ -409,5 +407,6 @@ class RigTraining(LatentTraining):
         self.practise(drawn_from(self._pool))
 
     def _imagined(self, encoder: ImageEncoder, seed: int) -> np.ndarray:
-        latents = standard_normal(encoder.latent)(np.random.default_rng([seed, 0x90A1]), POOL)
-        return seen_through(encoder, latents) if self.rig.seen_through and not encoder.conditional else latents
+        if self.rig.seen_through:
+            return imagined(encoder, seed)
+        return standard_normal(encoder.latent)(np.random.default_rng([seed, 0x90A1]), POOL)
