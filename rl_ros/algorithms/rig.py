@@ -24,6 +24,8 @@ from rl_ros.errors import UserError
 
 Prior = Callable[[np.random.Generator, int], np.ndarray]
 """Draws goals (n, Z), float32."""
+POOL = 2048
+"""Goals imagined at once, for episodes and batches to draw from."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,7 @@ class ImaginedGoalsConfig(TwinDelayedConfig):
     reached: float = 0.0
     """Distance of latents within which a goal counts as reached, and is worth 0, while anything else is worth -1 (with
     `smallest_reward` -1, as hindsight has it on true positions); 0 for the paper's reward, the negative distance. The
-    `near` of an encoder says what its distances are like; 0.6 of that suits pushing."""
+    `near` of an encoder says what its distances are like."""
 
 
 @dataclass(frozen=True)
@@ -100,6 +102,9 @@ def standard_normal(size: int) -> Prior:
 class Seeing(Protocol):
     """Of `rl_ros.networks.image_encoder.ImageEncoder`, what imagining needs."""
 
+    latent: int
+    conditional: bool
+
     def encode(self, image: np.ndarray, context: np.ndarray | None = None) -> np.ndarray:
         """An image's latent."""
 
@@ -114,6 +119,12 @@ def seen_through(encoder: Seeing, latents: np.ndarray, context: np.ndarray | Non
     image has: a goal that can be reached.
     """
     return np.stack([encoder.encode(encoder.decode(latent, context), context) for latent in latents])
+
+
+def imagined(encoder: Seeing, seed: int = 0) -> np.ndarray:
+    """Goals (`POOL`, Z) that an encoder imagines: latents of its prior, seen through it if it can."""
+    latents = standard_normal(encoder.latent)(np.random.default_rng([seed, 0x90A1]), POOL)
+    return latents if encoder.conditional else seen_through(encoder, latents)
 
 
 def drawn_from(goals: np.ndarray) -> Prior:

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from rl_ros.algorithms.base import Algorithm, dataset_statistics, make_algorithm
-from rl_ros.algorithms.rig import drawn_from, practise
+from rl_ros.algorithms.rig import drawn_from, imagined, practise
 from rl_ros.contract import Contract
 from rl_ros.episodes.allocation import keep_freed_memory
 from rl_ros.episodes.bags import find_bags, storage_files
@@ -36,7 +36,7 @@ from rl_ros.tasks.task import make_task
 from rl_ros.training.bundle import Bundle, load_bundle, save_learner
 from rl_ros.training.logs import RunLog
 from rl_ros.training.offline import LOG_EVERY
-from rl_ros.training.rig import CameraSenses, as_latents, columns_of_latents, imagined
+from rl_ros.training.rig import CameraSenses, as_latents, columns_of_latents
 from rl_ros.training.runs import configured
 
 LOOK_SECONDS = 0.5

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from rl_ros.algorithms.base import dataset_statistics, make_algorithm
-from rl_ros.algorithms.rig import drawn_from, practise
+from rl_ros.algorithms.rig import drawn_from, imagined, practise
 from rl_ros.contract import Contract
 from rl_ros.episodes.allocation import keep_freed_memory
 from rl_ros.episodes.hindsight import Hindsight
@@ -17,7 +17,6 @@ from rl_ros.errors import UserError
 from rl_ros.networks.image_encoder import ImageEncoder
 from rl_ros.training.bundle import save_learner
 from rl_ros.training.logs import RunLog
-from rl_ros.training.rig import imagined
 
 LOG_EVERY = 100
 """Updates between two rows of `metrics.csv`."""

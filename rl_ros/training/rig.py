@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from rl_ros.algorithms.base import Algorithm
-from rl_ros.algorithms.rig import Prior, drawn_from, practise, seen_through, skewed, standard_normal
+from rl_ros.algorithms.rig import POOL, Prior, drawn_from, imagined, practise, skewed, standard_normal
 from rl_ros.contract import Contract
 from rl_ros.episodes.distance import LATENT_REWARD
 from rl_ros.episodes.memory import Columns, Episode, ends_of_episodes
@@ -40,8 +40,6 @@ VAE = "vae."
 """Before the names of the encoder's tensors in a checkpoint."""
 WANDERING_SEED = 1_500_000_000
 """Seeds of wandering begin here, and with each seed of a run 10,000 higher."""
-POOL = 2048
-"""Goals imagined at once, for episodes and batches to draw from."""
 SMALLEST = 100
 """Images that an encoder can be calibrated with."""
 HELD_OUT = 10
@@ -185,12 +183,6 @@ def encoder_of_recordings(
         progress=progress,
     )
     return encoder, figures
-
-
-def imagined(encoder: ImageEncoder, seed: int = 0) -> np.ndarray:
-    """Goals (`POOL`, Z) that an encoder imagines: latents of its prior, seen through it if it can."""
-    latents = standard_normal(encoder.latent)(np.random.default_rng([seed, 0x90A1]), POOL)
-    return latents if encoder.conditional else seen_through(encoder, latents)
 
 
 def final_distances(episodes: Sequence[Episode], task: str) -> np.ndarray:
