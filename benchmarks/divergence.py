@@ -17,24 +17,18 @@ import argparse
 import csv
 import json
 import sys
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-import matplotlib.pyplot as plt
 import numpy as np
 import torch
-from make_datasets import MIXED, ROOT, SAC, actions_of, load_mixed, mixed_bags
+from make_datasets import MIXED, ROOT, SAC, no_mixed_bags
+from offline_mixed import learned
+from plots import plot
 from rich.console import Console
 from rich.table import Table
 
-from rl_ros.tasks.env import make
-from rl_ros.training.bundle import load_bundle
-from rl_ros.training.offline import train
-from rl_ros.training.online import EVALUATION_SEED
 from rl_ros.training.report import read_columns
-from rl_ros.training.rollouts import Rollouts
-from rl_ros.training.runs import restore
 
 RESULTS = Path(__file__).parent / "results"
 RUNS = Path(__file__).parents[1] / "runs/divergence"
@@ -47,34 +41,24 @@ ALGORITHMS: dict[str, tuple[dict[str, Any], str]] = {
     "iql": ({}, "#7a4fa3"),
 }
 """Settings and colour; SAC's settings are those of the paper."""
-plt.switch_backend("Agg")
 
 
 def learn(task: str, name: str, updates: int, episodes: int, root: Path) -> tuple[np.ndarray, np.ndarray, float]:
     """Updates, Q after each of them, and the success of the last policy."""
-    with Rollouts(partial(make, task), 4) as rollouts:
-        contract = rollouts.contract
-        memory, _ = load_mixed(mixed_bags(task, root), contract)
-        out, overrides = RUNS / name, ALGORITHMS[name][0] | COMMON
-        bundle = train(memory, contract, name, out, updates=updates, overrides=overrides, held_out=0.0)
-        columns = read_columns(out / "metrics.csv")
-        policy = restore(load_bundle(bundle)).policy
-        found = rollouts.collect(actions_of(policy), range(EVALUATION_SEED, EVALUATION_SEED + episodes))
-    return columns["update"], columns["q"], float(np.mean([episode.success for episode in found]))
+    out = RUNS / name
+    success, _ = learned(task, name, 0, updates, episodes, root, out, ALGORITHMS[name][0] | COMMON)
+    columns = read_columns(out / "metrics.csv")
+    return columns["update"], columns["q"], success
 
 
 def draw(curves: dict[str, tuple[np.ndarray, np.ndarray, float]], task: str, picture: Path) -> None:
     """Q over updates, and the range within which it can be true."""
-    figure, axes = plt.subplots(figsize=(6.4, 4.0), layout="constrained")
-    axes.axhspan(-1.0 / (1.0 - DISCOUNT), 0.0, color="#000000", alpha=0.08, label="what returns can be")
-    for name, (updates, q, success) in curves.items():
-        axes.plot(updates, q, color=ALGORITHMS[name][1], label=f"{name}, success {success:.2f}")
-    axes.set_yscale("symlog", linthresh=100.0)
-    axes.set(xlabel="updates", ylabel="mean Q of recorded actions", title=f"recordings of {task}, nothing else")
-    axes.grid(alpha=0.3)
-    axes.legend(fontsize=8)
-    figure.savefig(picture, dpi=120)
-    plt.close(figure)
+    with plot(picture) as axes:
+        axes.axhspan(-1.0 / (1.0 - DISCOUNT), 0.0, color="#000000", alpha=0.08, label="what returns can be")
+        for name, (updates, q, success) in curves.items():
+            axes.plot(updates, q, color=ALGORITHMS[name][1], label=f"{name}, success {success:.2f}")
+        axes.set_yscale("symlog", linthresh=100.0)
+        axes.set(xlabel="updates", ylabel="mean Q of recorded actions", title=f"recordings of {task}, nothing else")
 
 
 def main() -> int:
@@ -88,10 +72,8 @@ def main() -> int:
     root, results, updates, episodes = ROOT, RESULTS, options.updates, 100
     if options.quick:
         root, results, updates, episodes = ROOT / "quick", RUNS, 200, 4
-    if not mixed_bags(options.task, root).is_dir():
-        quick = " --quick" if options.quick else ""
-        text = f"no recordings of {options.task}; run benchmarks/make_datasets.py --environment {options.task}{quick}"
-        print(f"{text} first.", file=sys.stderr)
+    if missing := no_mixed_bags([options.task], root, options.quick):
+        print(missing, file=sys.stderr)
         return 1
     curves = {name: learn(options.task, name, updates, episodes, root) for name in ALGORITHMS}
     with (results / "divergence.csv").open("w", newline="") as stream:

@@ -132,6 +132,15 @@ def mixed_bags(name: str, root: Path = ROOT) -> Path:
     return root / f"{name.replace('/', '-')}-mixed"
 
 
+def no_mixed_bags(names: Sequence[str], root: Path, quick: bool) -> str:
+    """What to do about the first of these sets that is not there; empty if all are."""
+    for name in names:
+        if not mixed_bags(name, root).is_dir():
+            command = f"benchmarks/make_datasets.py --environment {name}{' --quick' if quick else ''}"
+            return f"no recordings of {name}; run {command} first."
+    return ""
+
+
 def load_mixed(bags: Path, contract: Contract) -> tuple[ReplayMemory, float]:
     """Bags as `rl_ros train` reads them, and the share of the episodes that reached what was asked for."""
     dataset = load_columns(find_bags(bags), contract, bags / DIRECTORY)

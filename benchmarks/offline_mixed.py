@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from make_datasets import MIXED, ROOT, actions_of, load_mixed, mixed_bags
+from make_datasets import MIXED, ROOT, actions_of, load_mixed, mixed_bags, no_mixed_bags
 from rich.console import Console
 from rich.table import Table
 from rows import append, read
@@ -54,19 +54,27 @@ class Row(NamedTuple):
     training_seconds: float
 
 
-def score(task: str, name: str, seed: int, updates: int, episodes: int, root: Path, settings: dict[str, Any]) -> Row:
-    """Learn and evaluate."""
+def learned(
+    task: str, name: str, seed: int, updates: int, episodes: int, root: Path, run: Path, overrides: dict[str, Any]
+) -> tuple[float, float]:
+    """Learn from a task's set, and evaluate: the success of the last policy, and seconds of training."""
     with Rollouts(partial(make, task), 4) as rollouts:
         contract = rollouts.contract
         memory, _ = load_mixed(mixed_bags(task, root), contract)
         began = time.monotonic()
-        run = RUNS / task.replace("/", "-") / f"{name}_{seed}"
-        overrides = COMMON | ALGORITHMS[name] | settings
         bundle = train(memory, contract, name, run, seed=seed, updates=updates, overrides=overrides, held_out=0.0)
         seconds = time.monotonic() - began
         policy = restore(load_bundle(bundle)).policy
         found = rollouts.collect(actions_of(policy), range(EVALUATION_SEED, EVALUATION_SEED + episodes))
-    return Row(task, name, seed, updates, episodes, float(np.mean([e.success for e in found])), round(seconds, 1))
+    return float(np.mean([episode.success for episode in found])), seconds
+
+
+def score(task: str, name: str, seed: int, updates: int, episodes: int, root: Path, settings: dict[str, Any]) -> Row:
+    """A row of the results."""
+    run = RUNS / task.replace("/", "-") / f"{name}_{seed}"
+    overrides = COMMON | ALGORITHMS[name] | settings
+    success, seconds = learned(task, name, seed, updates, episodes, root, run, overrides)
+    return Row(task, name, seed, updates, episodes, success, round(seconds, 1))
 
 
 def summarise(rows: list[Row], root: Path) -> dict[str, dict[str, Any]]:
@@ -106,10 +114,8 @@ def main() -> int:
     root, results = (ROOT, RESULTS) if not settings else (ROOT, RUNS / "tried.csv")
     if options.quick:
         root, results, updates, episodes, options.seeds = ROOT / "quick", RUNS / "quick.csv", 100, 4, [0]
-    missing = [task for task in options.tasks if not mixed_bags(task, root).is_dir()]
-    if missing:
-        print(f"no recordings of {missing[0]}; run benchmarks/make_datasets.py --environment {missing[0]}"
-              f"{' --quick' if options.quick else ''} first.", file=sys.stderr)  # fmt: skip
+    if missing := no_mixed_bags(options.tasks, root, options.quick):
+        print(missing, file=sys.stderr)
         return 1
     rows = [] if settings else [row for row in read(Row, results) if row.updates == updates]
     if not options.summary:

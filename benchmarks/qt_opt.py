@@ -19,9 +19,9 @@ import json
 import sys
 from pathlib import Path
 
-import matplotlib.pyplot as plt
 import numpy as np
 import torch
+from plots import plot
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
@@ -42,7 +42,6 @@ SEEDS = {"train": 1_900_000_000, "held_out": 12345}
 """Of the first episode of each evaluation. Recordings begin at 0, and hold none of the held-out objects."""
 BLOCK = 50
 """Updates whose batches are drawn at once."""
-plt.switch_backend("Agg")
 COLUMNS = ("targets", "grasps", "updates", "checkpoint", "success_training", "success", "detector_agreement", "ticks")
 
 
@@ -83,28 +82,24 @@ def draw(file: Path, picture: Path, episodes: int) -> None:
     """Success against the number of grasps, on objects known and held out, a pair of lines for each kind of target."""
     with file.open() as lines:
         rows = list(csv.DictReader(lines))
-    figure, axes = plt.subplots(figsize=(6.4, 4.0), layout="constrained")
-    for colour, targets in zip(
-        ("#2a6fbb", "#c2571a", "#4a8f3c"), sorted({row["targets"] for row in rows}), strict=False
-    ):
-        own = [row for row in rows if row["targets"] == targets]
-        counts = sorted({int(row["grasps"]) for row in own})
-        for column, style, objects in (("success", "-", "held out"), ("success_training", "--", "known")):
-            found = [[float(row[column]) for row in own if int(row["grasps"]) == count] for count in counts]
-            trials = [episodes * len(each) for each in found]
-            means = [float(np.mean(each)) for each in found]
-            bounds = [wilson_interval(round(m * n), n) for m, n in zip(means, trials, strict=True)]
-            errors = np.abs(np.transpose(bounds) - means)
-            label = f"{targets}, {objects} objects"
-            inside = colour if objects == "held out" else "white"
-            axes.errorbar(
-                counts, means, errors, color=colour, linestyle=style, marker="o", mfc=inside, capsize=3, label=label
-            )
-    axes.set(xscale="log", ylim=(0, 1), xlabel="recorded grasps", ylabel="success, mean of the last checkpoints")
-    axes.grid(alpha=0.3)
-    axes.legend(fontsize=8)
-    figure.savefig(picture, dpi=120)
-    plt.close(figure)
+    with plot(picture) as axes:
+        for colour, targets in zip(
+            ("#2a6fbb", "#c2571a", "#4a8f3c"), sorted({row["targets"] for row in rows}), strict=False
+        ):
+            own = [row for row in rows if row["targets"] == targets]
+            counts = sorted({int(row["grasps"]) for row in own})
+            for column, style, objects in (("success", "-", "held out"), ("success_training", "--", "known")):
+                found = [[float(row[column]) for row in own if int(row["grasps"]) == count] for count in counts]
+                trials = [episodes * len(each) for each in found]
+                means = [float(np.mean(each)) for each in found]
+                bounds = [wilson_interval(round(m * n), n) for m, n in zip(means, trials, strict=True)]
+                errors = np.abs(np.transpose(bounds) - means)
+                label = f"{targets}, {objects} objects"
+                inside = colour if objects == "held out" else "white"
+                axes.errorbar(
+                    counts, means, errors, color=colour, linestyle=style, marker="o", mfc=inside, capsize=3, label=label
+                )
+        axes.set(xscale="log", ylim=(0, 1), xlabel="recorded grasps", ylabel="success, mean of the last checkpoints")
 
 
 def main() -> int:

@@ -121,10 +121,10 @@ def seen_through(encoder: Seeing, latents: np.ndarray, context: np.ndarray | Non
     return np.stack([encoder.encode(encoder.decode(latent, context), context) for latent in latents])
 
 
-def imagined(encoder: Seeing, seed: int = 0) -> np.ndarray:
-    """Goals (`POOL`, Z) that an encoder imagines: latents of its prior, seen through it if it can."""
+def imagined(encoder: Seeing, seed: int = 0, through: bool = True) -> np.ndarray:
+    """Goals (`POOL`, Z) that an encoder imagines: latents of its prior, `seen_through` it if it can and they are to."""
     latents = standard_normal(encoder.latent)(np.random.default_rng([seed, 0x90A1]), POOL)
-    return latents if encoder.conditional else seen_through(encoder, latents)
+    return seen_through(encoder, latents) if through and not encoder.conditional else latents
 
 
 def drawn_from(goals: np.ndarray) -> Prior:

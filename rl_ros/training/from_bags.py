@@ -185,6 +185,7 @@ class BagTrainer:
             self._encoder, self._read_by = load_encoder(settings.encoder), contract.without_latent()
         self._memory = self._make_memory([])
         self._imagined = imagined(self._encoder) if self._encoder else None
+        self._hindsight = None if self._encoder else hindsight_of(contract, settings.hindsight)
         self._learner: Algorithm | None = None
         self._known: set[Path] = set()
         """Bags that the bundle continued from has learned from."""
@@ -357,9 +358,8 @@ class BagTrainer:
 
     def _relabel(self, learner: Algorithm) -> None:
         """Say which goals it is to learn from."""
-        if self._imagined is None:
-            learner.hindsight = hindsight_of(self.contract, self.settings.hindsight)
-        else:
+        learner.hindsight = self._hindsight
+        if self._imagined is not None:
             practise(learner, drawn_from(self._imagined))
 
     def _continued(self, bundle: Bundle) -> Algorithm:

@@ -11,7 +11,6 @@ from rl_ros.algorithms.base import dataset_statistics, make_algorithm
 from rl_ros.algorithms.rig import drawn_from, imagined, practise
 from rl_ros.contract import Contract
 from rl_ros.episodes.allocation import keep_freed_memory
-from rl_ros.episodes.hindsight import Hindsight
 from rl_ros.episodes.memory import ReplayMemory
 from rl_ros.errors import UserError
 from rl_ros.networks.image_encoder import ImageEncoder
@@ -38,7 +37,6 @@ def train(
     overrides: Mapping[str, Any] | None = None,
     progress: Callable[[int, dict[str, float]], None] | None = None,
     source_episodes: Sequence[str] = (),
-    hindsight: Hindsight | None = None,
     held_out: float = HELD_OUT,
     human: np.ndarray | None = None,
     human_share: float = 0.0,
@@ -60,14 +58,13 @@ def train(
         overrides: settings of the algorithm other than its defaults.
         progress: called with the update and its metrics whenever they are logged.
         source_episodes: the bags that the memory was read from, for the bundle.
-        hindsight: how goals are relabelled, for algorithms that do not choose their goals themselves. With an encoder
-            they practise what it imagines instead.
         held_out: share of the episodes that are not learned from: for the validation loss, and for
             `rl_ros evaluate --offline`.
         human: where a person acted, bool (rows of the memory,); those ticks count as demonstrations (Rajeswaran et al.
             2017, 1709.10087; interventions: Kelly et al. 2019, 1810.02890).
         human_share: of each batch from those, symmetric sampling at 0.5 (Ball et al. 2023, 2302.02948); 0 as they come.
-        encoder: the image encoder that latents are of; it goes into the bundle.
+        encoder: the image encoder that latents are of; it goes into the bundle, and algorithms that do not choose their
+            goals themselves practise what it imagines.
 
     Returns:
         The bundle's directory.
@@ -81,7 +78,6 @@ def train(
     keep_freed_memory()
     normalisation = dataset_statistics(memory, contract)
     learner = make_algorithm(algorithm, contract, normalisation, seed=seed, overrides=overrides)
-    learner.hindsight = hindsight
     if encoder is not None:
         practise(learner, drawn_from(imagined(encoder)))
     generator = np.random.default_rng(seed)

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from rl_ros.algorithms.base import Algorithm
-from rl_ros.algorithms.rig import POOL, Prior, drawn_from, imagined, practise, skewed, standard_normal
+from rl_ros.algorithms.rig import POOL, Prior, drawn_from, imagined, practise, skewed
 from rl_ros.contract import Contract
 from rl_ros.episodes.distance import LATENT_REWARD
 from rl_ros.episodes.memory import Columns, Episode, ends_of_episodes
@@ -290,7 +290,7 @@ class RigTraining(LatentTraining):
     ) -> None:
         self.representation, self.rig, self.camera = representation, rig or RigSettings(), senses
         self._refreshed_at = 0
-        self._pool = self._imagined(senses.encoder, seed)
+        self._pool = imagined(senses.encoder, seed, self.rig.seen_through)
         super().__init__(algorithm, experience, settings, seed, out, senses, drawn_from(self._pool), resume=resume)
 
     def remember(self, episodes: Sequence[Episode]) -> None:
@@ -395,10 +395,5 @@ class RigTraining(LatentTraining):
             rows, _ = self._rows()
             self._pool = self.memory.achieved_goal[np.unique(self.memory.last_row[rows])]
         else:
-            self._pool = self._imagined(self.camera.encoder, self.episodes)
+            self._pool = imagined(self.camera.encoder, self.episodes, self.rig.seen_through)
         self.practise(drawn_from(self._pool))
-
-    def _imagined(self, encoder: ImageEncoder, seed: int) -> np.ndarray:
-        if self.rig.seen_through:
-            return imagined(encoder, seed)
-        return standard_normal(encoder.latent)(np.random.default_rng([seed, 0x90A1]), POOL)
