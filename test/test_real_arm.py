@@ -248,8 +248,8 @@ def test_preflight_a_dry_run_and_a_short_task_on_a_real_arm(tmp_path: Path) -> N
 
     # The arm comes home and does its task, and its controllers find nothing to complain of.
     assert [episode["outcome"] for episode in results.episodes] == ["success"], told
+    assert told["moved"] > 0.08  # it was that far from home
     for part in ("arm", "gripper"):
-        assert told[part]["accepted"] > 50
         assert not told[part]["rejected"]
         # None while commands came. Once the task is over the controller notices that nobody commands it any more.
         during = [line for line in lines if line[part]["accepted"] < told[part]["accepted"]]
@@ -258,8 +258,9 @@ def test_preflight_a_dry_run_and_a_short_task_on_a_real_arm(tmp_path: Path) -> N
     [path] = find_bags(bags)
     episodes, refused = read_episodes([path], Contract.load("reach"))
     assert not refused
-    policy = 1 + ACTORS.index("policy")
+    policy, ticks = 1 + ACTORS.index("policy"), episodes[0].has_transition
     assert episodes[0].actor is not None
-    assert (episodes[0].actor[episodes[0].has_transition] == policy).all()
+    assert (episodes[0].actor[ticks] == policy).all()
+    assert min(told["arm"]["accepted"], told["gripper"]["accepted"]) > ticks.sum()  # and those of coming home
     # What is recorded has the stamp of the observation it answers; the controller was told to begin at once.
     assert all(stamp_of(m.cdr) for m in read_bag(path).read(("/arm_controller/joint_trajectory",)))
