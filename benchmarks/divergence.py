@@ -36,7 +36,7 @@ DISCOUNT = 0.98
 COMMON = {"batch_size": 256, "hidden_size": 256, "hidden_layers": 2, "discount": DISCOUNT}
 ALGORITHMS: dict[str, tuple[dict[str, Any], str]] = {
     "sac": (SAC, "#c2571a"),
-    "cql": ({}, "#2a6fbb"),
+    "cql": ({"samples": 4}, "#2a6fbb"),
     "td3_bc": ({}, "#4a8f3c"),
     "iql": ({}, "#7a4fa3"),
 }

@@ -259,14 +259,15 @@ class Contract:
                     f"goal.achieved_goal: expected an observation or auxiliary key of shape "
                     f"{list(self.goal.desired_goal.shape)}, as the desired goal has, got '{self.goal.achieved_goal}'."
                 )
+        known = self.observation | self.auxiliary
         if self.goal.image and (
-            self.goal.image not in self.auxiliary
-            or self.auxiliary[self.goal.image].type not in IMAGES
-            or self.goal.achieved_goal not in self.observation
+            self.goal.image not in known
+            or known[self.goal.image].type not in IMAGES
+            or self.goal.achieved_goal not in known
         ):
             raise ValueError(
-                f"goal.image: expected an auxiliary key of a camera, and goal.achieved_goal an observation key that is "
-                f"made of its images; got '{self.goal.image}' and '{self.goal.achieved_goal}'."
+                f"goal.image: expected a key of a camera, and goal.achieved_goal one that is made of its images; got "
+                f"'{self.goal.image}' and '{self.goal.achieved_goal}'."
             )
         for name, key in self.observation.items():
             if key.simulated:
@@ -368,18 +369,31 @@ class Contract:
         Raises:
             UserError: they are not.
         """
+        return self._pictured(self.goal.achieved_goal)
+
+    @property
+    def camera(self) -> Key:
+        """The key of the camera whose images goals are; only where they are.
+
+        Raises:
+            UserError: they are not.
+        """
+        return self._pictured(self.goal.image)
+
+    def _pictured(self, name: str) -> Key:
         if not self.goal.image:
             raise UserError(f"contract {self.name}: its goals are not given as images (goal.image is empty).")
-        return self.observation[self.goal.achieved_goal]
+        return (self.observation | self.auxiliary)[name]
 
     def with_latent(self, size: int) -> "Contract":
         """The contract with latents of another size, float32 (size,), where goals are images."""
-        key, names = self.latent, tuple(f"z{index}" for index in range(size))
-        sized = replace(key, names=names, shape=(size,))
+        names = tuple(f"z{index}" for index in range(size))
+        sized = {self.goal.achieved_goal: replace(self.latent, names=names, shape=(size,))}
         goal = replace(self.goal.desired_goal, names=names, shape=(size,))
         return replace(
             self,
-            observation={**self.observation, self.goal.achieved_goal: sized},
+            observation={name: sized.get(name, key) for name, key in self.observation.items()},
+            auxiliary={name: sized.get(name, key) for name, key in self.auxiliary.items()},
             goal=replace(self.goal, desired_goal=goal),
         )
 
@@ -389,14 +403,15 @@ class Contract:
         The images are the reference, no policy is asked for a goal, and nobody need have judged anything. It is what
         recordings of any robot with such a camera are read by.
         """
-        latent, camera = self.goal.achieved_goal, self.auxiliary[self.goal.image]
-        observation = {self.goal.image: replace(camera, alignment="exact")}
-        observation |= {name: key for name, key in self.observation.items() if name != latent}
+        made = (self.goal.achieved_goal, self.goal.image)
+        camera = self.observation.get(self.goal.image) or replace(self.camera, alignment="exact")
+        observation = {self.goal.image: camera}
+        observation |= {name: key for name, key in self.observation.items() if name not in made}
         return replace(
             self,
             reference=self.goal.image,
             observation=observation,
-            auxiliary={name: key for name, key in self.auxiliary.items() if name != self.goal.image},
+            auxiliary={name: key for name, key in self.auxiliary.items() if name not in made},
             goal=Goal(observation[self.goal.image], policy_input=False),
             reward=replace(self.reward, unjudged="zero"),
         )
@@ -464,7 +479,7 @@ def difference(trained: Contract, live: Contract) -> str | None:
     """The first field in which a policy's contract differs from the live one, in words; None if they agree.
 
     What is only recorded (auxiliary keys and extra topics), the episode length and what counts as achieved may differ:
-    the policy never sees them.
+    the policy never sees them; and so may goals that neither asks it to see.
     """
     ignored = ("auxiliary", "record", "episode_length", "name", "reward", "task")
     a = {k: v for k, v in trained.to_dict().items() if k not in ignored}
@@ -472,6 +487,8 @@ def difference(trained: Contract, live: Contract) -> str | None:
     for contract in (a, b):
         contract["goal"].pop("achieved_goal")
         contract["goal"].pop("image")
+        if not (trained.goal.policy_input or live.goal.policy_input):
+            contract["goal"].pop("desired_goal")
     return _difference(_plain(a), _plain(b), "")
 
 

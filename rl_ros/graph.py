@@ -9,7 +9,6 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache
-from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
 from rl_ros import schema
@@ -199,8 +198,7 @@ def endpoints(
             reference = contract.observation[contract.reference]
             named = {reference.topic: reference.type}
         elif spec.contract == "camera":  # whose messages are the ticks, before any encoder
-            camera = contract.auxiliary[contract.goal.image] if contract.goal.image else None
-            camera = camera or contract.observation[contract.reference]
+            camera = contract.camera if contract.goal.image else contract.observation[contract.reference]
             named = {camera.topic: camera.type}
         elif spec.contract == "latent":
             named = {contract.latent.topic: contract.latent.type} if contract.goal.image else {}
@@ -284,6 +282,21 @@ class GraphNode:
 
 
 @dataclass(frozen=True)
+class Defaults:
+    """Other defaults of a graph's arguments."""
+
+    defaults: dict[str, str] = field(default_factory=dict)
+    """By name."""
+    shipped: dict[str, str] = field(default_factory=dict)
+    """Directories of ours that are the default where they are there, such as `policies/reach`."""
+
+    def there(self) -> dict[str, str]:
+        """The defaults, and of what is shipped what is there; an argument whose directory is missing gets none."""
+        ours = {key: share_directory() / directory for key, directory in self.shipped.items()}
+        return self.defaults | {key: str(path) if path.is_dir() else "" for key, path in ours.items()}
+
+
+@dataclass(frozen=True)
 class Graph:
     """A graph as declared in `config/graphs/*.yaml`: by its nodes, or by what it does otherwise than another."""
 
@@ -295,11 +308,12 @@ class Graph:
     remaps: dict[str, str] = field(default_factory=dict)
     """Of every node."""
     like: str = ""
-    """The graph that it is like, but for the defaults below."""
+    """The graph that it is like, but for its defaults, and for arguments that it has beside those of that one."""
     defaults: dict[str, str] = field(default_factory=dict)
-    """Of arguments, by name."""
     shipped: dict[str, str] = field(default_factory=dict)
-    """Directories of ours that are the default of an argument where they are there, such as `policies/reach`."""
+    """See `Defaults`."""
+    instead: dict[str, dict[str, Defaults]] = field(default_factory=dict)
+    """What defaults are where an argument has a value, by both."""
 
 
 def alone(name: str, nodes: dict[str, GraphNode], namespace: str) -> Graph:
@@ -356,13 +370,13 @@ def load_graph(name: str) -> Graph:
     if not graph.like:
         return graph
     base = load_graph(graph.like)
-    ours = {key: str(share_directory() / directory) for key, directory in graph.shipped.items()}
-    defaults = graph.defaults | {key: directory for key, directory in ours.items() if Path(directory).is_dir()}
-    for key in defaults:
-        if key not in base.arguments:
-            raise UserError(f"{path}: defaults: {_no_argument(key, base.arguments)}")
-    arguments = {key: replace(a, default=defaults.get(key, a.default)) for key, a in base.arguments.items()}
-    return replace(base, name=graph.name, arguments=arguments)
+    arguments, ours = base.arguments | graph.arguments, Defaults(graph.defaults, graph.shipped).there()
+    others = [there for values in graph.instead.values() for there in values.values()]
+    for key in (*ours, *graph.instead, *(key for other in others for key in other.there())):
+        if key not in arguments:
+            raise UserError(f"{path}: defaults: {_no_argument(key, arguments)}")
+    arguments = {key: replace(a, default=ours.get(key, a.default)) for key, a in arguments.items()}
+    return replace(base, name=graph.name, arguments=arguments, instead=graph.instead)
 
 
 def parse_arguments(texts: list[str], example: str = "robot:=pybullet") -> dict[str, str]:
@@ -468,9 +482,14 @@ def _values(graph: Graph, given: Mapping[str, str]) -> dict[str, str]:
     for key in given:
         if key not in graph.arguments:
             raise UserError(f"graph {graph.name}: no argument '{key}'; there are: {', '.join(graph.arguments)}.")
+    defaults = {key: argument.default for key, argument in graph.arguments.items()}
     values = {}
+    # `ros2 launch` gives every argument, most of them as they are by default.
+    chosen = {key: value for key, value in given.items() if value != defaults[key]}
+    for key, instead in graph.instead.items():
+        defaults |= instead[found].there() if (found := chosen.get(key, defaults[key])) in instead else {}
     for key, argument in graph.arguments.items():
-        values[key] = given.get(key, argument.default)
+        values[key] = chosen.get(key, defaults[key])
         if argument.choices and values[key] not in argument.choices:
             raise UserError(
                 f"graph {graph.name}: {key}: expected one of {', '.join(argument.choices)}, got '{values[key]}'."

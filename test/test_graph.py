@@ -220,7 +220,7 @@ def test_an_argument_of_another_form_is_refused(text: str) -> None:
         ({"expert_noise": "[1"}, "policy: expert_noise: not valid YAML"),
         ({"namespace": "arm 1"}, "graph lift: namespace: 'arm 1' is no namespace: letters, digits and underscores"),
         ({"namespace": "arm", "robot": "gazebo"}, "graph lift: namespace:=arm: the world for Gazebo has one arm"),
-        ({"contract": "juggle"}, "no contract is named 'juggle'; there are: grasp, lift"),
+        ({"contract": "juggle"}, "no contract is named 'juggle'; there are: grasp, grasp_image, lift"),
     ],
 )
 def test_a_wrong_argument_is_named_with_what_was_expected(arguments: dict[str, str], sentence: str) -> None:
@@ -273,6 +273,19 @@ def test_a_wrong_graph_is_named_with_its_place(graph: Graph, sentence: str) -> N
     with pytest.raises(UserError) as caught:
         resolve(graph, {})
     assert sentence in str(caught.value)
+
+
+def test_another_goal_brings_other_defaults_and_what_is_given_stays() -> None:
+    def contract(**arguments: str) -> str:
+        [policy] = [node for node in resolve(load_graph("grasp"), arguments).nodes if node.name == "policy"]
+        return str(policy.parameters["contract"])
+
+    given = {key: argument.default for key, argument in load_graph("grasp").arguments.items()}  # as ros2 launch does
+    assert contract() == contract(**given) == "grasp"
+    assert contract(goal="image") == contract(**{**given, "goal": "image"}) == "grasp_image"
+    assert contract(goal="image", contract="lift") == "lift"
+    with pytest.raises(UserError, match="goal: expected one of any, image, got 'photo'"):
+        contract(goal="photo")
 
 
 def test_conditions_are_all_of_only_and_none_of_unless() -> None:

@@ -1,12 +1,14 @@
 """Bin grasping: what is in the tray, how a grasp is checked, and that a bag of grasps reads back as it happened."""
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from rl_ros.algorithms.qt_opt import PROJECTION
+from rl_ros.algorithms.qt_opt import PROJECTION, SHOWN
 from rl_ros.contract import Contract
+from rl_ros.episodes.distance import SAME_THING
 from rl_ros.episodes.ingest import read_episodes
 from rl_ros.resources import share_file
 from rl_ros.robots.bin import BinScene
@@ -14,17 +16,22 @@ from rl_ros.robots.pybullet_arm import projection_of
 from rl_ros.robots.shapes import BROKEN, HELD_OUT, made_up, mesh, narrowest
 from rl_ros.tasks.env import BinEnvironment, make
 from rl_ros.tasks.grasp import (
+    ALIGNED,
     CEILING,
     FALL,
     HELD,
     HIGH,
     LONGEST,
     PRESENT,
+    PRESENT_YAW,
     TERMINATE,
+    TURNING,
+    VIEW,
     Grasp,
     GraspCheck,
+    GraspImage,
     GraspRoutine,
-    was_lifted,
+    lifted,
 )
 from rl_ros.tasks.slide import Slide
 from rl_ros.training.grasping import GraspEpisodes, collect_grasps
@@ -41,6 +48,10 @@ def values(height: float, gap: float = 0.08, image: np.ndarray = EMPTY) -> dict[
         "finger_position": np.full(2, gap / 2, np.float32),
         "image": image,
     }
+
+
+def test_the_learner_looks_at_the_tick_at_which_the_check_has_seen_what_is_held() -> None:
+    assert SHOWN == FALL
 
 
 def checked(gap: float, after: np.ndarray) -> list[bool | None]:
@@ -159,14 +170,63 @@ def test_the_routine_ends_a_grasp_that_takes_too_long_and_keeps_the_hand_below_t
     assert [each[TERMINATE] for each in said] == [0.0] * (LONGEST - 1) + [1.0]
 
 
+def test_the_check_turns_the_hand_to_be_seen_before_it_comes_up() -> None:
+    def risen(turns: bool) -> tuple[list[float], float]:
+        """Heights at each tick of a check that begins a radian from where it is seen, and the heading at its end."""
+        routine, height, yaw, heights = GraspRoutine(), 0.15, PRESENT_YAW + 1.0, []
+        nobody = partial(pytest.fail, "the policy is not asked any more")
+        routine.act(values(height), lambda: np.array([0, 0, 0, 0, 0, 1], np.float32))
+        while height < HIGH and len(heights) < 20:
+            tool = [np.cos(yaw / 2), np.sin(yaw / 2), 0.0, 0.0]  # pointing down
+            said = routine.act(values(height) | {"tool_orientation": np.array(tool, np.float32)}, nobody)
+            height += 0.2 * float(said[2])
+            yaw += 0.2 * float(said[3]) * turns
+            heights.append(height)
+        return heights, yaw
+
+    heights, yaw = risen(True)
+    assert yaw == pytest.approx(PRESENT_YAW, abs=ALIGNED)
+    assert len(heights) <= 4
+    heights, _ = risen(False)  # a wrist that cannot turn
+    assert max(heights[: TURNING - 1]) < HIGH < heights[-1]
+
+
+def test_another_thing_than_the_picture_shows_is_worth_no_more_than_none() -> None:
+    shown, other = np.zeros(4, np.float32), np.full(4, SAME_THING, np.float32)
+    for latent, success in ((shown, True), (other, False)):
+        task = GraspImage()
+        seen = [*[values(PRESENT[2], 0.03)] * HELD, *[values(PRESENT[2], 0.08, SOMETHING)] * FALL]
+        judged = [task.judge(each | {"latent": latent}, shown) for each in seen]
+        assert [each.over for each in judged] == [False] * (len(seen) - 1) + [True]
+        assert (judged[-1].success, judged[-1].reward) == (success, float(success))
+
+
+def test_a_picture_shows_what_is_wanted_in_the_hand_and_nothing_else_moved(environment: BinEnvironment) -> None:
+    task, world = GraspImage(), environment.world
+    top, left, height, width = VIEW
+    shown = (slice(top, top + height), slice(left, left + width))
+    for seed in range(5):
+        world.reset(seed)
+        lies = np.stack([position for position, _ in world.object_poses().values()])
+        wanted = task.wanted(seed, len(lies))
+        task.arrange(world, seed)
+        held, picture = np.stack([p for p, _ in world.object_poses().values()]), world.image()
+        assert np.flatnonzero(np.abs(held - lies).max(axis=1) > 1e-6).tolist() == [wanted]
+        assert held[wanted] == pytest.approx([*PRESENT[:2], PRESENT[2] + lies[wanted, 2] - 0.016], abs=1e-3)
+        [shape] = [shape for number, shape in enumerate(world.shapes.values()) if number == wanted]
+        # Its colours, whatever the light makes of them.
+        apart = np.abs(picture[shown] / 255.0 - np.array(shape.colour)).max(axis=-1)
+        assert (apart < 0.25).sum() >= 5, (seed, shape.name)
+
+
 def test_lifted_is_what_is_high_just_before_the_hand_opens() -> None:
     tool = np.array([[0.5, 0, 0.1], *[[0.5, 0, HIGH + 0.01]] * (HELD + 2)])
     things = np.zeros((len(tool), 6))
-    assert not was_lifted(tool, things)
+    assert not lifted(tool, things).any()
     things[1, 2] = 0.3  # and is lost a moment later
-    assert not was_lifted(tool, things)
+    assert not lifted(tool, things).any()
     things[HELD, 5] = 0.3
-    assert was_lifted(tool, things)
+    assert lifted(tool, things).tolist() == [False, True]
 
 
 def test_the_explorer_succeeds_often_enough_to_learn_from_and_the_check_agrees_with_the_simulator(

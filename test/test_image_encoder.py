@@ -57,6 +57,21 @@ def test_what_is_exported_computes_what_the_model_does(
     np.testing.assert_allclose(encoder.decode(latent, context), expected, atol=1)
 
 
+def test_what_is_outside_of_its_view_makes_no_difference(tmp_path: Path) -> None:
+    view = (4, 6, 10, 12)
+    model = ImageVAE(SHAPE, 3, features=16, hidden_size=32, view=view)
+    save_encoder(tmp_path / "encoder", model, Calibration(1.0, 1.0, 1.0, 1.0), {"view": view})
+    encoder = load_encoder(tmp_path / "encoder")
+    [image] = scenes(1, 0)
+    elsewhere, within = image.copy(), image.copy()
+    elsewhere[:4], elsewhere[:, 18:] = 0, 0
+    within[5, 7] = 0
+    np.testing.assert_array_equal(encoder.encode(elsewhere), encoder.encode(image))
+    assert not np.array_equal(encoder.encode(within), encoder.encode(image))
+    assert encoder.look(image).reconstruction.shape == (10, 12, 3)
+    assert encoder.imagined(np.zeros(3, np.float32)).shape == (3,)
+
+
 def test_alone_or_among_others_an_image_has_the_same_latent_to_the_last_bit(
     trained: tuple[ImageEncoder, dict[str, float], Path],
 ) -> None:

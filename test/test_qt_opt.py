@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from rl_ros.algorithms.base import make_algorithm
 from rl_ros.algorithms.qt_opt import (
+    SHOWN,
     CrossEntropyMethod,
     QTOpt,
     QTOptConfig,
@@ -16,6 +17,7 @@ from rl_ros.algorithms.qt_opt import (
     conservative_loss,
     cross_entropy,
     decisions,
+    held_up,
 )
 from rl_ros.contract import Contract
 from rl_ros.episodes.memory import Episode, ReplayMemory
@@ -128,6 +130,48 @@ def test_the_check_is_taken_out_and_its_outcome_given_to_the_decision_that_it_ju
     assert known.seen_return[6] == pytest.approx(-0.02)
 
 
+PICTURED = Contract.load("grasp_image")
+
+
+def pictured(count: int, latents: list[float]) -> ReplayMemory:
+    """Grasps whose pictures before the end have these latents, but for the last `count`, which failed."""
+    episodes = []
+    for seed, latent in enumerate(latents):
+        one = episode(2, 8, seed < len(latents) - count, seed)
+        seen = np.zeros((8, 4), np.float32)
+        seen[8 - 1 - SHOWN] = latent
+        goal = np.zeros((8, 4), np.float32)
+        episodes.append(dataclasses.replace(one, auxiliary={**one.auxiliary, "latent": seen}, desired_goal=goal))
+    return ReplayMemory(episodes, achieved_goal="latent")
+
+
+def test_a_grasp_is_right_for_what_it_held_up_and_wrong_for_what_others_did() -> None:
+    memory = pictured(1, [1.0, -1.0, 5.0])
+    known = held_up(memory)
+    assert known.latent[:, 0].tolist() == [1.0, -1.0]
+    rows = np.repeat(memory.transitions, 50)
+    goal, right = known.draw(memory, rows, 0.5, np.random.default_rng(0))
+    first, failed = memory.episode[rows] == 0, memory.episode[rows] == 2
+    np.testing.assert_array_equal(right[first], goal[first, 0] == 1.0)
+    assert 0.7 < right[first].mean() < 0.8  # half of them its own, and half of the others the same
+    assert right[failed].all()  # a failure is one whatever was wanted
+    assert set(goal[failed, 0].tolist()) == {1.0, -1.0}
+    with pytest.raises(UserError, match="no grasp in these recordings has succeeded"):
+        held_up(pictured(2, [1.0, 2.0]))
+
+
+def test_what_is_learned_depends_on_what_was_wanted() -> None:
+    learner = make_algorithm("qt_opt", PICTURED, NORMALISATION)
+    memory = pictured(0, [1.0, -1.0])
+    [batch] = learner.batches(memory, np.repeat(memory.transitions, 10)[None], np.random.default_rng(0))
+    last, right = batch.terminated > 0, batch.extra["success"]
+    np.testing.assert_array_equal(batch.reward[last], right[last].astype(np.float32))
+    assert (batch.reward[~last] < 0.0).all()
+    assert (batch.extra["seen_return"][~right] == 0.0).all()
+    assert 0.1 < right.mean() < 0.9
+    learner.update(batch)
+
+
 class Known(nn.Module):
     """-‖a − best‖², and worse with the wrong gripper; stands for a Q-function."""
 
@@ -147,7 +191,7 @@ def test_the_search_finds_a_different_best_action_in_each_of_many_states_at_once
     best = torch.rand(20, 6, generator=generator) * 1.6 - 0.8
     best[:, 4] = torch.sign(best[:, 4])
     best[:, 5] = -1.0
-    scene = Scene(torch.zeros(20, 4), torch.zeros(20, 6))
+    scene = Scene(torch.zeros(20, 4), torch.zeros(20, 6), torch.zeros(20, 0))
     with torch.no_grad():
         found, value = search(Known(q, best), scene)  # type: ignore[arg-type]
     assert float((found - best).abs().max()) < 0.25
@@ -230,13 +274,15 @@ def test_a_bundle_of_the_policy_alone_is_learned_on_from(tmp_path) -> None:  # t
         make_algorithm("qt_opt", CONTRACT, NORMALISATION, overrides={"hidden_size": 8}).load_state_dict(bundle.state())
 
 
-def test_the_bundle_acts_as_the_policy_does(tmp_path) -> None:  # type: ignore[no-untyped-def]
-    learner = make_algorithm("qt_opt", CONTRACT, NORMALISATION, seed=1)
+@pytest.mark.parametrize("contract", [CONTRACT, PICTURED], ids=["anything", "what a picture shows"])
+def test_the_bundle_acts_as_the_policy_does(tmp_path, contract: Contract) -> None:  # type: ignore[no-untyped-def]
+    learner = make_algorithm("qt_opt", contract, NORMALISATION, seed=1)
     directory = save_learner(tmp_path / "bundle", learner)
     policy = load_bundle(directory).policy()
     seen = observations(8, seed=3)
     with torch.no_grad():
-        expected = learner.policy(seen, torch.zeros(8, 1)).numpy()
+        goal = torch.full((8, contract.goal.desired_goal.shape[0]), 0.5)
+        expected = learner.policy(seen, goal).numpy()
     for row in range(8):
-        action = policy.act({name: value[row].numpy() for name, value in seen.items()}, np.zeros(1, np.float32))
+        action = policy.act({name: value[row].numpy() for name, value in seen.items()}, goal[row].numpy())
         np.testing.assert_allclose(action, expected[row], atol=1e-4)

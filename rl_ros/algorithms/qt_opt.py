@@ -12,6 +12,10 @@ Kalashnikov et al. 2018, "QT-Opt: Scalable Deep Reinforcement Learning for Visio
 Quillen et al. 2018 (1802.10264) compare it with two simpler targets, which are here as well: the discounted sum of the
 rewards that were seen, and whether the episode succeeded.
 
+What is wanted may be shown by a picture (as in Jang et al. 2018, "Grasp2Vec", 1811.06964, which conditions this
+learner so): then goals are drawn in hindsight. What a grasp has held up is what it should have been asked for, and for
+what other grasps have held up it was none.
+
 An episode of bin grasping goes on after the policy has said `terminate`, with the check of the grasp; `decisions` makes
 of it what the policy decided, and what came of it.
 """
@@ -28,6 +32,7 @@ from torch import Tensor, nn
 from rl_ros.algorithms.actor_critic import ColumnOfMemory
 from rl_ros.algorithms.base import Algorithm, Config, Transitions
 from rl_ros.contract import Contract
+from rl_ros.episodes.distance import same_thing
 from rl_ros.episodes.memory import Batch, ReplayMemory
 from rl_ros.errors import UserError
 from rl_ros.networks.grasp_q import GraspQ, Scene, SceneEncoder
@@ -41,6 +46,8 @@ PROJECTION = (
 )  # fmt: skip
 
 
+SHOWN = 3
+"""Ticks before an episode's last at which the camera sees what was grasped."""
 TARGET = "target"
 """In the extra columns of a batch whose targets were found elsewhere."""
 NEAR = 0.3
@@ -93,6 +100,8 @@ class QTOptConfig(Config):
     acting_elites: int = 10
     acting_iterations: int = 4
     acting_least_std: float = 0.05
+    own_goals: float = 0.5
+    """Where a picture shows what is wanted: share of the grasps that are asked for what they have held up."""
     projection: tuple[float, ...] = PROJECTION
     """Of the camera, 3 x 4 row by row: homogeneous positions, m, to homogeneous pixels. The default is the camera of
     sim/scenes/grasp.yaml; `rl_ros.robots.pybullet_arm.projection_of` computes it."""
@@ -188,6 +197,7 @@ class QTOpt(Algorithm):
 
     def __init__(self, contract: Contract, normalisation: Normalisation, config: Config, seed: int) -> None:
         self._decisions: ColumnOfMemory[Decisions] = ColumnOfMemory()
+        self._goals: ColumnOfMemory[HeldUp] = ColumnOfMemory()
         super().__init__(contract, normalisation, config, seed)
 
     def build(self) -> dict[str, nn.Module]:
@@ -224,13 +234,20 @@ class QTOpt(Algorithm):
         config = self.config
         terminate = self.acting.q.terminate
         known = self._decisions.get(memory, lambda memory: decisions(memory, terminate, config.discount))
+        goals = self._goals.get(memory, held_up) if self.contract.goal.policy_input else None
         for chosen in known.nearest[rows]:
-            batch = memory.take(chosen)
+            batch, right = memory.take(chosen), np.ones(len(chosen), bool)
+            if goals is not None:
+                goal, right = goals.draw(memory, chosen, config.own_goals, rng)
+                batch = replace(batch, desired_goal=goal)
             yield replace(
                 batch,
-                reward=known.reward[chosen],
+                reward=np.where(right, known.reward[chosen], np.minimum(known.reward[chosen], 0.0)),
                 terminated=known.last[chosen],
-                extra={"seen_return": known.seen_return[chosen], "success": known.success[chosen]},
+                extra={
+                    "seen_return": np.where(right, known.seen_return[chosen], 0.0).astype(np.float32),
+                    "success": known.success[chosen] & right,
+                },
             )
 
     def loss(self, batch: Transitions, features: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
@@ -390,6 +407,48 @@ class Decisions(NamedTuple):
     """bool: whether the episode succeeded."""
     seen_return: np.ndarray
     """float32: the discounted sum of the rewards from each decision to its episode's last one."""
+
+
+class HeldUp(NamedTuple):
+    """What the grasps of a memory have held up."""
+
+    latent: np.ndarray
+    """float32 (grasps, Z): of the picture of it, of each grasp that succeeded."""
+    of_row: np.ndarray
+    """int64 (rows,): which of them is that of a row's episode; -1 where its grasp failed."""
+
+    def draw(
+        self, memory: ReplayMemory, rows: np.ndarray, own: float, rng: np.random.Generator
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """A goal for each row, float32 (n, Z), and whether its grasp would be the right one for it, bool (n,).
+
+        Args:
+            memory: that the rows are of.
+            rows: (n,).
+            own: share of the grasps that succeeded which get what they have held up; all others get any.
+            rng: for drawing them.
+        """
+        mine = self.of_row[rows]
+        drawn = rng.integers(0, len(self.latent), len(rows))
+        goal = self.latent[np.where((mine >= 0) & (rng.random(len(rows)) < own), mine, drawn)]
+        # A grasp that failed is as wrong for one thing as for another.
+        return goal, (mine < 0) | same_thing(self.latent[mine], goal)
+
+
+def held_up(memory: ReplayMemory) -> HeldUp:
+    """Find what each grasp has held up: the latent of the picture `SHOWN` ticks before its episode's end.
+
+    Raises:
+        UserError: no grasp in the memory has succeeded.
+    """
+    rows = memory.transitions
+    ends = rows[np.append(np.diff(memory.episode[rows]) != 0, True)]
+    good = ends[memory.reward[ends] > 0.5]
+    if not len(good):
+        raise UserError("no grasp in these recordings has succeeded: there is no picture to ask for.")
+    of_episode = np.full(memory.episode.max() + 1, -1)
+    of_episode[memory.episode[good]] = np.arange(len(good))
+    return HeldUp(memory.achieved_goal[good + 1 - SHOWN], np.where(memory.episode >= 0, of_episode[memory.episode], -1))
 
 
 def decisions(memory: ReplayMemory, terminate: int, discount: float) -> Decisions:

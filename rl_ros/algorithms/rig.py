@@ -105,11 +105,8 @@ class Seeing(Protocol):
     latent: int
     conditional: bool
 
-    def encode(self, image: np.ndarray, context: np.ndarray | None = None) -> np.ndarray:
-        """An image's latent."""
-
-    def decode(self, latent: np.ndarray, context: np.ndarray | None = None) -> np.ndarray:
-        """A latent's image."""
+    def imagined(self, latent: np.ndarray, context: np.ndarray | None = None) -> np.ndarray:
+        """The latent of the image that a latent stands for."""
 
 
 def seen_through(encoder: Seeing, latents: np.ndarray, context: np.ndarray | None = None) -> np.ndarray:
@@ -118,7 +115,7 @@ def seen_through(encoder: Seeing, latents: np.ndarray, context: np.ndarray | Non
     Not all that the prior allows looks like anything. An image drawn of it does so more, and its latent is one that an
     image has: a goal that can be reached.
     """
-    return np.stack([encoder.encode(encoder.decode(latent, context), context) for latent in latents])
+    return np.stack([encoder.imagined(latent, context) for latent in latents])
 
 
 def imagined(encoder: Seeing, seed: int = 0, through: bool = True) -> np.ndarray:

@@ -54,5 +54,14 @@ class DistanceReward:
                 return {"smallest_reward": 0.0, "largest_reward": 1.0}
 
 
+SAME_THING = 1.5
+"""Distance of latents, of about unit variance, below which two pictures of what a hand holds show the same thing."""
+
+
+def same_thing(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """Whether latents (..., Z) are of the same thing as others, bool (...)."""
+    return np.asarray(np.linalg.norm(np.asarray(one, np.float64) - other, axis=-1) < SAME_THING)
+
+
 LATENT_REWARD = DistanceReward("euclidean")
 """r(z, z_g) = −‖z − z_g‖, of latents: Nair et al. 2018 (1807.04742), section 4.2."""

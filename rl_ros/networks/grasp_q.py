@@ -30,6 +30,8 @@ OPEN = 0.08
 """m between open fingers."""
 UNKNOWN = -1.5
 """Logit of what is known of nothing yet: few grasps succeed, and the best of many guesses must not look like one."""
+ALIKE = 32
+"""Products of what is seen and what is wanted."""
 STRIDE = 4
 """Pixels to a cell of the map."""
 
@@ -42,6 +44,8 @@ class Scene:
     """float32 (batch * rows * columns, channels): the map of features, cell by cell."""
     hand: Tensor
     """float32 (batch, 6): x, y, z m, cosine and sine of the yaw, and m between the fingers."""
+    goal: Tensor
+    """float32 (batch, G): the latent of a picture of what is wanted; G is 0 where anything is."""
 
 
 class SceneEncoder(nn.Module):
@@ -62,6 +66,7 @@ class SceneEncoder(nn.Module):
         self.height, self.width = contract.observation["image"].shape[:2]
         self.rows, self.columns = self.height // STRIDE, self.width // STRIDE
         self.channels = channels
+        self.goal_size = contract.goal.desired_goal.shape[0] if contract.goal.policy_input else 0
         # Patches first: strided 3x3 convolutions see the same and take half as long again (measured).
         self.layers = nn.Sequential(
             nn.Conv2d(3, 32, STRIDE, STRIDE), nn.ReLU(inplace=True), nn.Conv2d(32, 32, 3, 1, 1), nn.ReLU(inplace=True),
@@ -74,7 +79,7 @@ class SceneEncoder(nn.Module):
         self.image_size = 0
 
     def forward(self, observation: Mapping[str, Tensor], desired_goal: Tensor) -> Tensor:
-        """The features as one row to an observation, float32 (batch, cells * channels + 6); `scene` takes it apart."""
+        """The features of each observation as a row, float32 (batch, cells * channels + 6 + G), for `scene`."""
         # Channels last, as images come: nothing has to be moved.
         image = (observation["image"].float() * (1.0 / 64.0) - 2.0).permute(0, 3, 1, 2)
         cells = self.layers(image).permute(0, 2, 3, 1).flatten(1)
@@ -83,12 +88,14 @@ class SceneEncoder(nn.Module):
         cosine, sine = 1.0 - 2.0 * (y * y + z * z), 2.0 * (x * y + w * z)
         gap = observation["finger_position"].float().sum(1)
         hand = torch.cat([observation["tool_position"].float(), torch.stack([cosine, sine, gap], dim=1)], dim=1)
-        return torch.cat([cells, hand], dim=1)
+        return torch.cat([cells, hand, desired_goal[:, : self.goal_size].float()], dim=1)
 
     def scene(self, features: Tensor) -> Scene:
         """What `forward` has joined."""
         size = self.rows * self.columns * self.channels
-        return Scene(features[:, :size].reshape(-1, self.channels), features[:, size:])
+        return Scene(
+            features[:, :size].reshape(-1, self.channels), features[:, size : size + 6], features[:, size + 6 :]
+        )
 
 
 class GraspQ(nn.Module):
@@ -141,6 +148,12 @@ class GraspQ(nn.Module):
         self.see = nn.Linear(3 * encoder.channels, hidden_size, bias=False)
         self.reach = nn.Linear(2 + len(names), hidden_size, bias=False)
         self.hold = nn.Linear(3 + 1, hidden_size)
+        self.goal_size = encoder.goal_size
+        if self.goal_size:
+            # Whether what is seen is what is wanted: products of what both are said to be like.
+            self.like = nn.Linear(3 * encoder.channels, ALIKE, bias=False)
+            self.wanted = nn.Linear(encoder.goal_size, ALIKE)
+            self.alike = nn.Linear(ALIKE, hidden_size, bias=False)
         self.rest = multilayer([hidden_size] * hidden_layers + [1])
         nn.init.constant_(self.rest[-1].bias, UNKNOWN)  # type: ignore[arg-type] # a Linear's
 
@@ -167,6 +180,9 @@ class GraspQ(nn.Module):
         held = torch.cat([(scene.hand[:, :3] - self.centre) / self.span, scene.hand[:, 5:] / OPEN * 2.0 - 1.0], dim=1)
         first = self.hold(held).repeat_interleave(count, dim=0)
         first = first.addmm_(asked, self.reach.weight.t()).addmm_(seen, self.see.weight.t())
+        if self.goal_size:
+            alike = self.like(seen) * self.wanted(scene.goal).repeat_interleave(count, dim=0)
+            first = first.addmm_(alike, self.alike.weight.t())
         logits: Tensor = self.rest(torch.relu_(first)).view(batch, count)
         return logits
 

@@ -23,7 +23,7 @@ import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import onnxruntime
@@ -55,6 +55,19 @@ Coder = Callable[[np.ndarray, np.ndarray], np.ndarray]
 """An image and the first one of its episode to a latent; or a latent and that image to an image, uint8."""
 
 
+class View(NamedTuple):
+    """A part of an image, in pixels."""
+
+    top: int
+    left: int
+    height: int
+    width: int
+
+    def of(self, image: Any) -> Any:
+        """That part of an array or tensor (…, height, width, channels)."""
+        return image[..., self.top : self.top + self.height, self.left : self.left + self.width, :]
+
+
 @dataclass(frozen=True)
 class Calibration:
     """What is usual in images that training has not seen; see `measures`.
@@ -77,7 +90,7 @@ class Look:
     latent: np.ndarray
     """float32 (latent,)."""
     reconstruction: np.ndarray
-    """uint8, as the image."""
+    """uint8, as the part of the image that is looked at."""
     score: float
     """The largest of the image's measures over its limit: above 1 it is like nothing that was learned from."""
 
@@ -95,6 +108,8 @@ class ImageEncoder:
         """Whether it also needs the first image of the episode."""
         self.calibration: Calibration = schema.convert(Calibration, description["calibration"], str(directory))
         self.configuration: dict[str, Any] = description["configuration"]
+        self.view = View(*(self.configuration.get("view") or (0, 0, *self.shape[:2])))
+        """What is looked at of an image."""
         self.sha256 = hashlib.sha256(encoder).hexdigest()
         self._encoder, self._decoder = session_of(encoder), session_of(decoder)
 
@@ -121,16 +136,22 @@ class ImageEncoder:
         return np.stack(found) if found else np.zeros((0, self.latent), np.float32)
 
     def decode(self, latent: np.ndarray, context: np.ndarray | None = None) -> np.ndarray:
-        """The image, uint8 (height, width, channels), that a latent stands for."""
+        """What is looked at of the image, uint8 (height, width, channels), that a latent stands for."""
         inputs = {"latent": np.asarray(latent, np.float32)}
         image = self._decoder.run(None, inputs | ({"context": context} if self.conditional else {}))[0]
         return np.clip(np.rint(image * 255.0), 0, 255).astype(np.uint8)
+
+    def imagined(self, latent: np.ndarray, context: np.ndarray | None = None) -> np.ndarray:
+        """The latent of the image that a latent stands for: a goal that some image has."""
+        image = np.zeros(self.shape, np.uint8)
+        self.view.of(image)[:] = self.decode(latent, context)
+        return self.encode(image, context)
 
     def look(self, image: np.ndarray, context: np.ndarray | None = None) -> Look:
         """Encode an image, and say whether it is like what was learned from."""
         latent = self.encode(image, context)
         reconstruction = self.decode(latent, context)
-        found, usual = measures(image, reconstruction, latent), self.calibration
+        found, usual = measures(self.view.of(image), reconstruction, latent), self.calibration
         limits = {
             "mean_error": MARGIN * usual.mean_error,
             "block_error": MARGIN * usual.block_error,
@@ -183,6 +204,7 @@ def calibrated(
     decode: Coder,
     images: np.ndarray,
     first: np.ndarray,
+    view: View,
     refused: float = 0.01,
 ) -> Calibration:
     """Limits that so large a share of images like these is above.
@@ -192,11 +214,12 @@ def calibrated(
         decode: a latent to an image, uint8.
         images: that training has not seen, uint8 (n, height, width, channels).
         first: the first image of the episode of each, of the same shape.
+        view: what is looked at of them.
         refused: share of good images that may be refused, all measures together.
     """
     latents = [encode(image, context) for image, context in zip(images, first, strict=True)]
     seen = zip(images, first, latents, strict=True)
-    rows = [measures(image, decode(latent, context), latent) for image, context, latent in seen]
+    rows = [measures(view.of(image), decode(latent, context), latent) for image, context, latent in seen]
     calibrated_measures = ("mean_error", "block_error", "size")
     share = refused / len(calibrated_measures)
     limits = {name: float(np.quantile([row[name] for row in rows], 1.0 - share)) for name in calibrated_measures}

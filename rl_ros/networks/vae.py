@@ -13,6 +13,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from rl_ros.networks.image_encoder import View
 from rl_ros.networks.layers import PatchEncoder, gaussian_divergence
 
 
@@ -70,6 +71,7 @@ class ImageVAE(nn.Module):
         features: of the encoder.
         hidden_size: width of the decoder.
         conditional: whether it is given a context image.
+        view: top, left, height and width of the part of an image that is looked at, and drawn; by default all of it.
     """
 
     LOG_STD = (-6.0, 2.0)
@@ -82,14 +84,17 @@ class ImageVAE(nn.Module):
         features: int = 128,
         hidden_size: int = 128,
         conditional: bool = False,
+        view: tuple[int, ...] | None = None,
     ) -> None:
         super().__init__()
         self.shape, self.latent, self.conditional = tuple(shape), latent, conditional
+        self.view = View(*view) if view else View(0, 0, *self.shape[:2])
+        seen = (self.view.height, self.view.width, self.shape[2])
         context = features // 2 if conditional else 0
-        self.encoder = PatchEncoder(shape, features)
-        self.context = PatchEncoder(shape, context) if conditional else None
+        self.encoder = PatchEncoder(seen, features)
+        self.context = PatchEncoder(seen, context) if conditional else None
         self.gaussian = nn.Linear(features + context, 2 * latent)
-        self.decoder = BroadcastDecoder(latent + context, self.shape, hidden_size)
+        self.decoder = BroadcastDecoder(latent + context, seen, hidden_size)
 
     def encode(self, image: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Mean and logarithm of the standard deviation of q(z|x), (batch, latent) each.
@@ -98,12 +103,12 @@ class ImageVAE(nn.Module):
             image: uint8 (batch, height, width, channels).
             context: the same of the first image of each one's episode, if the model is conditional.
         """
-        features = self._beside(self.encoder(image), context)
+        features = self._beside(self.encoder(self.view.of(image)), context)
         mean, log_std = self.gaussian(features).chunk(2, dim=1)
         return mean, log_std.clamp(*self.LOG_STD)
 
     def decode(self, latent: Tensor, context: Tensor | None = None) -> Tensor:
-        """The mean of p(x|z): images float32 (batch, height, width, channels), about 0 to 1."""
+        """The mean of p(x|z): what is looked at, float32 (batch, height, width, channels), about 0 to 1."""
         image: Tensor = self.decoder(self._beside(latent, context))
         return image
 
@@ -112,7 +117,7 @@ class ImageVAE(nn.Module):
             return vector
         if context is None:
             raise ValueError("a conditional model needs the first image of the episode")
-        return torch.cat([vector, self.context(context)], dim=1)
+        return torch.cat([vector, self.context(self.view.of(context))], dim=1)
 
 
 def reparameterised(mean: Tensor, log_std: Tensor, noise: Tensor) -> Tensor:
@@ -172,6 +177,7 @@ def vae_loss(
     mean, log_std = model.encode(seen, context)
     latents = reparameterised(mean, log_std, noise)
     repeated = None if context is None else context.repeat(len(noise), 1, 1, 1)
+    wanted = model.view.of(wanted)
     decoded = model.decode(latents.flatten(0, 1), repeated).view(*noise.shape[:2], *wanted.shape[1:])
     error, divergence = pixel_error(decoded, wanted, pixel_std), divergence_from_prior(mean, log_std)
     loss = negative_elbo(error if len(noise) > 1 else error[0], divergence, beta)
@@ -191,7 +197,7 @@ def log_likelihood(
         noise: standard normal, (K, batch, latent).
     """
     mean, log_std = model.encode(image, context)
-    latent = reparameterised(mean, log_std, noise)
+    latent, image = reparameterised(mean, log_std, noise), model.view.of(image)
     log_prior = -0.5 * latent.square().sum(2)
     log_posterior = -(0.5 * noise.square() + log_std).sum(2)
     repeated = None if context is None else context.repeat(len(noise), 1, 1, 1)

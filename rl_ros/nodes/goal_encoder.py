@@ -53,7 +53,7 @@ class GoalEncoder(Node):
         if self.encoder is None:
             self.listen("goal/pose", lambda cdr: self.on_goal(GOAL_POSITION.type, cdr))
         else:
-            self.camera = self.contract.auxiliary[self.contract.goal.image]
+            self.camera = self.contract.camera
             self.listen("goal/image", lambda cdr: self.on_goal(IMAGE, cdr))
             self.listen("goal/image/compressed", lambda cdr: self.on_goal(COMPRESSED, cdr))
         self.listen("episode/event", self.on_event)
@@ -70,7 +70,7 @@ class GoalEncoder(Node):
                 "trained on images holds one."
             )
         found = load_encoder(self.settings["encoder"])
-        fits = self.contract.auxiliary[self.contract.goal.image].shape, self.contract.latent.shape
+        fits = self.contract.camera.shape, self.contract.latent.shape
         if (found.shape, (found.latent,)) != fits:
             raise UserError(
                 f"{found.directory}: an encoder of images {list(found.shape)} to {found.latent} numbers; contract "
@@ -156,7 +156,7 @@ class GoalEncoder(Node):
         assert self.encoder is not None
         latent = np.random.default_rng([seed, 0x1A6]).normal(size=self.encoder.latent).astype(np.float32)
         if not self.encoder.conditional:
-            latent = self.encoder.encode(self.encoder.decode(latent))
+            latent = self.encoder.imagined(latent)
         self.score = None
         self.take(latent, self.start or 0)
 

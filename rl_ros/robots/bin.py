@@ -149,6 +149,28 @@ class Bin(PyBulletArm):
             found.append(narrowest(self.shapes[name].corners @ turned.T)[0])
         return np.array(found)
 
+    def hold_up(self, number: int, position: Vector, yaw: float, depth: float) -> None:
+        """Puts the tool at a position, m, turned by `yaw` rad, and a thing between its fingers; all of it at rest.
+
+        It is there as a grasp would hold it that came down over it where it lies, across its narrowest side.
+
+        Args:
+            number: which thing.
+            depth: m above the tray's floor at which it would be grasped.
+        """
+        name = list(self._bodies)[number]
+        lies, quaternion = self.object_poses()[name]
+        turned = np.array(pybullet.getMatrixFromQuaternion(quaternion)).reshape(3, 3)
+        heading, width = narrowest(self.shapes[name].corners @ turned.T)
+        self.place_tool(position, yaw, min(width / 2.0, self.scene.start.gripper))
+        # Fingers open along the tool's y.
+        turn = pybullet.getQuaternionFromEuler((0.0, 0.0, yaw - math.pi / 2 - heading))
+        _, turned_quaternion = pybullet.multiplyTransforms((0, 0, 0), turn, (0, 0, 0), quaternion.tolist())
+        place = (*position[:2], position[2] + float(lies[2]) - depth)
+        pybullet.resetBasePositionAndOrientation(
+            self._bodies[name], place, turned_quaternion, physicsClientId=self._client
+        )
+
     def _drop(self, shape: Shape, number: int, rng: np.random.Generator) -> int:
         client, drawn, tray = self._client, self.scene.drawn, self.scene.tray
         collision, visual = self._shapes_of(shape)

@@ -257,7 +257,7 @@ class PyBulletArm:
             "positionGains": [_POSITION_GAIN] * 7,
             "velocityGains": [1.0] * 7,
         }
-        self._starts: dict[tuple[float, ...], NDArray[np.float64]] = {}
+        self._starts: dict[tuple[Vector, float], NDArray[np.float64]] = {}
         """Joint positions by the tool position that they give."""
         self._client: int = pybullet.connect(pybullet.DIRECT)
         try:
@@ -437,14 +437,19 @@ class PyBulletArm:
         """Puts a door's panel at an angle, rad, at rest."""
         turn_door(self._door_bodies[name], angle, self._client)
 
-    def place_tool(self, position: Vector) -> None:
-        """Puts the tool at a position, m, pointing down, at rest; the fingers stay as they are.
+    def place_tool(self, position: Vector, yaw: float | None = None, gripper: float | None = None) -> None:
+        """Puts the tool at a position, m, pointing down, at rest.
+
+        Args:
+            position: of the tool.
+            yaw: its heading, rad; by default that of the scene's start.
+            gripper: opening of each finger, m; by default the fingers stay as they are.
 
         Raises:
             UserError: the arm does not reach that far.
         """
-        fingers = self.joint_state().positions[7:]
-        self._place_arm(self._start_positions(position), float(fingers.mean()))
+        gripper = float(self.joint_state().positions[7:].mean()) if gripper is None else gripper
+        self._place_arm(self._start_positions(position, yaw), gripper)
 
     def image(self, other: "tuple[Camera, Light] | None" = None) -> NDArray[np.uint8]:
         """What the camera sees now, or another camera under another light: RGB, uint8 (height, width, 3)."""
@@ -501,17 +506,16 @@ class PyBulletArm:
             math.dist(drawn[i][:2], drawn[j][:2]) > radii[i] + radii[j] for i in range(len(drawn)) for j in range(i)
         )
 
-    def _start_positions(self, position: Vector) -> NDArray[np.float64]:
+    def _start_positions(self, position: Vector, yaw: float | None = None) -> NDArray[np.float64]:
         """Joint positions (7,) that put the tool there, pointing down."""
-        if position not in self._starts:
-            positions, error = self.arm.inverse(
-                self.arm.home, position, self.arm.down(self.scene.start.yaw), iterations=100
-            )
+        yaw = self.scene.start.yaw if yaw is None else yaw
+        if (position, yaw) not in self._starts:
+            positions, error = self.arm.inverse(self.arm.home, position, self.arm.down(yaw), iterations=100)
             if error > 1e-4:
                 raise UserError(f"scene {self.scene.name}: the arm cannot reach its start at {list(position)}.")
             # Where a scene has one start, as most do, it is computed once.
-            self._starts = {position: positions}
-        return self._starts[position]
+            self._starts = {(position, yaw): positions}
+        return self._starts[position, yaw]
 
     def _load_world(self, looks: Scene) -> None:
         """Everything that is there, none of it in its place yet."""

@@ -16,14 +16,15 @@ from gymnasium import spaces
 from rl_ros.contract import IMAGES, ActionChannel, Contract, Goal, Key
 from rl_ros.errors import UserError
 from rl_ros.graph import load_graph, node_specs, resolve
+from rl_ros.networks.image_encoder import ImageEncoder
 from rl_ros.resources import share_file
 from rl_ros.robots.arm import Arm
-from rl_ros.robots.bin import ObjectSet, make_world, object_names, objects_state
+from rl_ros.robots.bin import Bin, ObjectSet, make_world, object_names, objects_state
 from rl_ros.robots.guard import CHECKS as GUARD_CHECKS
 from rl_ros.robots.guard import Command, Guard, Limits, Request
 from rl_ros.robots.pybullet_arm import Camera, Light, PyBulletArm
 from rl_ros.tasks.goals import GoalTask
-from rl_ros.tasks.grasp import Grasp
+from rl_ros.tasks.grasp import Grasp, GraspImage
 from rl_ros.tasks.task import make_task
 
 Variant = Literal["state", "image", "image_goal"]
@@ -138,15 +139,16 @@ class ArmEnvironment(gymnasium.Env[Observation, np.ndarray]):
             parts["image"] = _space(self.contract.observation["image"])
         self.observation_space = spaces.Dict(parts)  # type: ignore[assignment] # its values are arrays
 
-    def _set_up(self, physics_rate: float | None, objects: ObjectSet = "train") -> None:
+    def _set_up(self, physics_rate: float | None, objects: ObjectSet = "train", scene: str = "") -> None:
         """The guard, the world, and where in it what the contract names is found."""
         self.guard, self.opening = _guard(self.contract, self.checks)
         rate = float(node_specs()["arm_sim"].parameters["physics_rate"].default)
-        scene = share_file(f"sim/scenes/{self.contract.task}.yaml")
-        self.world = make_world(scene, self.guard.arm, physics_rate or rate, self.contract, objects=objects)
+        scene_file = share_file(f"sim/scenes/{scene or self.contract.task}.yaml")
+        self.world = make_world(scene_file, self.guard.arm, physics_rate or rate, self.contract, objects=objects)
         self.object_names = object_names(self.world)
         """Of the numbers of /objects/state."""
-        keys = self.contract.observation | self.contract.auxiliary
+        seen = self.contract.without_latent() if self.contract.goal.image else self.contract
+        keys = seen.observation | seen.auxiliary
         names = {
             "/joint_states": self.guard.arm.joint_names + self.guard.arm.finger_joint_names,
             "/objects/state": self.object_names,
@@ -276,7 +278,7 @@ class ArmEnvironment(gymnasium.Env[Observation, np.ndarray]):
 
 
 class BinEnvironment(ArmEnvironment):
-    """Grasping out of a tray: as `ArmEnvironment`, without goals.
+    """Grasping out of a tray: as `ArmEnvironment`, without goals, or with that of `GraspImage`.
 
     `image` is what the camera sees, `observation` the other observation keys. The check of a grasp is a part of the
     episode and made of actions; `rl_ros.tasks.grasp.GraspRoutine` gives them.
@@ -285,6 +287,7 @@ class BinEnvironment(ArmEnvironment):
         objects: `train` or `held_out`.
         physics_rate: physics steps a simulated second, as arm_sim's.
         render_mode: `rgb_array` or None.
+        encoder: of pictures of what is to be grasped; None: anything.
     """
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 5}  # noqa: RUF012
@@ -292,11 +295,18 @@ class BinEnvironment(ArmEnvironment):
     """All of them: with so few ticks a second they cost nothing, and an episode is the live graph's to the bit."""
 
     def __init__(
-        self, objects: ObjectSet = "train", physics_rate: float | None = None, render_mode: str | None = None
+        self,
+        objects: ObjectSet = "train",
+        physics_rate: float | None = None,
+        render_mode: str | None = None,
+        encoder: ImageEncoder | None = None,
     ) -> None:
-        self.judge, self.variant, self.render_mode = Grasp(), "image", render_mode
+        self.judge: Grasp = GraspImage() if encoder else Grasp()
+        self.encoder, self.variant, self.render_mode = encoder, "image", render_mode
         self.contract = Contract.load(self.judge.name)
-        self._set_up(physics_rate, objects)
+        self._set_up(physics_rate, objects, Grasp.name)
+        self.picture: np.ndarray | None = None
+        """Of what is to be grasped, uint8, as the camera's."""
         size = sum(part.stop - part.start for part in self.slices.values())
         self.observation_space = spaces.Dict(  # type: ignore[assignment] # its values are arrays
             {
@@ -309,7 +319,13 @@ class BinEnvironment(ArmEnvironment):
         """Begin the episode of this seed, or of one drawn from the last seed; `options` change nothing."""
         gymnasium.Env.reset(self, seed=seed)
         episode = int(self.np_random.integers(2**31)) if seed is None else seed
-        self.desired_goal = self.judge.goal_vector(self.judge.goal_pose(episode))
+        if isinstance(self.judge, GraspImage):
+            assert isinstance(self.world, Bin)
+            self.judge.arrange(self.world, episode)
+            self._look()
+            self.picture, self.desired_goal = self.values["image"], self.values["latent"]
+        else:
+            self.desired_goal = self.judge.goal_vector(self.judge.goal_pose(episode))
         self.world.reset(episode)
         self.guard.restart()
         self.judge.begin()
@@ -322,6 +338,11 @@ class BinEnvironment(ArmEnvironment):
         self._move(action)
         judgement = self.judge.judge(self.values, self.desired_goal)
         return judgement.reward, judgement.over, {"is_success": judgement.success}
+
+    def _look(self) -> None:
+        super()._look()
+        if self.encoder is not None:
+            self.values["latent"] = self.encoder.encode(self.values["image"])
 
     def _observation(self) -> Observation:
         return {

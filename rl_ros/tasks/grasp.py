@@ -1,4 +1,5 @@
-"""Bin grasping: take anything out of a tray, as QT-Opt does (Kalashnikov et al. 2018, 1806.10293, section 5).
+"""Bin grasping: take anything out of a tray, as QT-Opt does (Kalashnikov et al. 2018, 1806.10293, section 5), or the
+thing that a picture shows.
 
 An episode has two parts. In the first the policy moves the hand until it says `terminate`, or until its ticks are
 over. Then a routine checks the grasp, as on a real robot: it lifts the hand out of the tray and opens it. Something was
@@ -7,11 +8,15 @@ Both parts are ticks like any other, so that recordings hold what the check has 
 """
 
 from collections.abc import Callable
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
+from rl_ros.episodes.distance import same_thing
 from rl_ros.tasks.task import Expert, Judgement, Values
+
+if TYPE_CHECKING:
+    from rl_ros.robots.bin import Bin
 
 VELOCITY, YAW, GRIPPER, TERMINATE = slice(0, 3), 3, 4, 5
 """Where the parts of an action are."""
@@ -25,8 +30,15 @@ STEP_COST = 0.02
 """What each tick before the last costs."""
 CEILING = 0.25
 """m: no policy lifts the hand higher."""
-PRESENT = (0.5, 0.0, 0.31)
-"""m, where the check holds the hand."""
+PRESENT = (0.57, 0.045, 0.31)
+"""m, where the check holds the hand: over the tray, and where the camera sees what it holds."""
+PRESENT_YAW = 0.59
+"""rad, its heading then: the fingers beside each other as the camera sees them."""
+ALIGNED = 0.15
+"""rad from there that will do."""
+TURNING = 8
+"""Ticks of the check that the hand has to turn, at most; it waits below `HIGH` for that. A wrist at its limit gives up.
+"""
 CLEAR = 0.12
 """m: a hand above this is out of the tray."""
 HIGH = 0.29
@@ -38,7 +50,10 @@ APART = 0.003
 HELD = 2
 """Ticks with the hand up before it opens."""
 FALL = 3
-"""Ticks that what is let go has to fall and to come to rest."""
+"""Ticks that what is let go has to fall and to come to rest. So many before an episode's last tick is the one at which
+the camera sees what was grasped."""
+VIEW = (4, 24, 14, 16)
+"""Top, left, height and width, in pixels, of where the camera sees it."""
 CHANGED = 25
 """Of 255, by which a colour of a pixel differs that has changed."""
 CHANGED_PIXELS = 5
@@ -53,7 +68,8 @@ class GraspCheck:
 
     def begin(self) -> None:
         """Forget the episode before."""
-        self._before: Values | None = None
+        self.shown: Values | None = None
+        """What there was to see before the hand opened."""
         self._high = 0
         """Ticks since the hand came up."""
         self.pixels = 0
@@ -64,11 +80,11 @@ class GraspCheck:
         if self._high or values["tool_position"][2] > HIGH:
             self._high += 1
         if self._high == HELD:
-            self._before = values
-        if self._before is None or self._high < HELD + FALL:
+            self.shown = values
+        if self.shown is None or self._high < HELD + FALL:
             return None
-        self.pixels = changed_pixels(self._before["image"], values["image"])
-        return gap(self._before) > APART and self.pixels >= CHANGED_PIXELS
+        self.pixels = changed_pixels(self.shown["image"], values["image"])
+        return gap(self.shown) > APART and self.pixels >= CHANGED_PIXELS
 
 
 def gap(values: Values) -> float:
@@ -96,7 +112,7 @@ class GraspRoutine:
         self.ticks = 0
         """Of the first part, so far."""
         self.checking = False
-        self._present = 0
+        self._rising = self._present = 0
 
     def act(self, values: Values, choose: Callable[[], np.ndarray]) -> np.ndarray:
         """The action, float32 (6,), in the units of the contract; `choose` is asked in the first part only."""
@@ -112,16 +128,25 @@ class GraspRoutine:
 
     def _check(self, values: Values) -> np.ndarray:
         error = np.array(PRESENT) - values["tool_position"]
+        # Not half a turn from there, which is beyond what the wrist can do.
+        turn = PRESENT_YAW - yaw_of(values["tool_orientation"])
         velocity = np.zeros(3)
         if values["tool_position"][2] <= HIGH and not self._present:
-            # Out of the tray first, then over its middle.
+            self._rising += 1
+            # Out of the tray first, then to where it is seen.
             if values["tool_position"][2] < CLEAR:
                 error[:2] = 0.0
+            if self._rising > TURNING:
+                turn = 0.0
+            elif abs(turn) > ALIGNED:
+                error[2] = min(error[2], HIGH - 0.03 - values["tool_position"][2])
             velocity = np.clip(error / PERIOD, -SPEED, SPEED)
+            turn = float(np.clip(turn / PERIOD, -YAW_SPEED, YAW_SPEED))
         else:
             self._present += 1
+            turn = 0.0
         opening = 1.0 if self._present >= HELD else 0.0
-        return np.array([*velocity, 0.0, opening, 1.0], np.float32)
+        return np.array([*velocity, turn, opening, 1.0], np.float32)
 
 
 class Grasp:
@@ -168,8 +193,35 @@ class Grasp:
         return Explorer(noise)
 
 
-def was_lifted(tool_position: np.ndarray, objects_position: np.ndarray) -> bool:
-    """The simulator's truth: whether anything was as high as it must be just before the hand opened.
+class GraspImage(Grasp):
+    """Grasp the thing that a picture shows, held up as the check does. Observations also hold `latent`.
+
+    Whether it was the right thing is judged as on a robot: by the latents of the picture and of what was held up.
+    """
+
+    name: ClassVar[str] = "grasp_image"
+
+    def wanted(self, seed: int, things: int) -> int:
+        """Which of the things in the tray the picture of the episode with this seed shows."""
+        return int(np.random.default_rng([seed, 0x60A1]).integers(things))
+
+    def arrange(self, world: "Bin", seed: int) -> None:
+        """Arrange the world as it is in the picture."""
+        world.reset(seed)
+        world.hold_up(self.wanted(seed, len(world.shapes)), PRESENT, PRESENT_YAW, float(np.mean(Explorer.DEPTH)))
+
+    def judge(self, values: Values, desired_goal: np.ndarray) -> Judgement:
+        """As `Grasp.judge`; another thing than the one that was shown is worth no more than none."""
+        judgement = super().judge(values, desired_goal)
+        if judgement.success:
+            assert self.check.shown is not None
+            right = same_thing(self.check.shown["latent"], desired_goal)
+            return Judgement(float(right), bool(right), over=True)
+        return judgement
+
+
+def lifted(tool_position: np.ndarray, objects_position: np.ndarray) -> np.ndarray:
+    """The simulator's truth: which things were as high as they must be just before the hand opened, bool (n,).
 
     Args:
         tool_position: (T, 3) m, of an episode.
@@ -177,8 +229,8 @@ def was_lifted(tool_position: np.ndarray, objects_position: np.ndarray) -> bool:
     """
     high = np.flatnonzero(tool_position[:, 2] > HIGH)
     if len(high) < HELD:
-        return False
-    return bool(objects_position[high[HELD - 1], 2::3].max() > LIFTED)
+        return np.zeros(objects_position.shape[1] // 3, bool)
+    return np.asarray(objects_position[high[HELD - 1], 2::3] > LIFTED)
 
 
 class Explorer:

@@ -77,7 +77,7 @@ def make_task(name: str) -> Task:
     Raises:
         UserError: there is none.
     """
-    from rl_ros.tasks.grasp import Grasp
+    from rl_ros.tasks.grasp import Grasp, GraspImage
     from rl_ros.tasks.lift import Lift
     from rl_ros.tasks.pick_and_place import PickAndPlace
     from rl_ros.tasks.push import Push
@@ -88,6 +88,7 @@ def make_task(name: str) -> Task:
     known: tuple[type[Task], ...] = (
         Lift,
         Grasp,
+        GraspImage,
         Reach,
         Push,
         Slide,

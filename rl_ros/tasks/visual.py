@@ -225,7 +225,7 @@ class LatentEnvironment:
 
     def __init__(self, task: str, senses: Senses, contract: Contract | None = None, *, guarded: bool = False) -> None:
         self.contract = contract or Contract.load(task)
-        camera = self.contract.auxiliary[self.contract.goal.image].shape[:2]
+        camera = self.contract.camera.shape[:2]
         self.pictures = make(environment_name(task), camera=camera, guarded=guarded)
         arm = self.pictures.environment.unwrapped
         assert isinstance(arm, ArmEnvironment)

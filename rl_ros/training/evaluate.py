@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 OTHER_LOOK = 5.0
 """Degrees that the camera is moved by for pictures of another day."""
+GRASPS = ("grasp", "grasp_image")
+"""Tasks of bin grasping."""
 EPISODES_AT_ONCE = 20
 """Episodes between two reports of progress."""
 
@@ -30,7 +32,7 @@ def environment_of(contract: Contract) -> str | None:
     for name, task in VISUAL_TASKS.items():
         if contract.name == task:
             return f"rl_ros/{name}-v0"
-    if contract.name == "grasp":
+    if contract.name in GRASPS:
         return "rl_ros/Grasp-v0"
     for name, task in TASKS.items():
         for suffix, variant in VARIANTS.items():
@@ -67,12 +69,12 @@ def evaluate_in_process(
     from rl_ros.training.rollouts import Rollouts
 
     bundle = load_bundle(directory)
-    if bundle.contract.goal.image:
-        return evaluate_pictures(bundle, episodes, seed, progress)
-    if bundle.contract.task == "grasp":
+    if bundle.contract.task in GRASPS:
         from rl_ros.training.grasping import evaluate_grasps
 
         return evaluate_grasps(bundle, objects, episodes, seed, progress)
+    if bundle.contract.goal.image:
+        return evaluate_pictures(bundle, episodes, seed, progress)
     name = environment_of(bundle.contract)
     if name is None:
         raise UserError(f"{directory}: contract {bundle.contract.name} has no environment; evaluate it with --live.")

@@ -23,7 +23,7 @@ from rl_ros.episodes.record import UNFINISHED, EpisodeFile
 from rl_ros.episodes.statistics import success_figures
 from rl_ros.robots.bin import ObjectSet
 from rl_ros.tasks.env import BinEnvironment
-from rl_ros.tasks.grasp import GraspRoutine, was_lifted
+from rl_ros.tasks.grasp import GraspImage, GraspRoutine, lifted
 from rl_ros.tasks.task import Values
 from rl_ros.training.bundle import Bundle
 
@@ -43,7 +43,9 @@ class Grasp:
     success: bool
     """As the robot's own check says."""
     lifted: bool
-    """As the simulator knows."""
+    """As the simulator knows: anything, or where a picture shows what is to be grasped, that."""
+    anything: bool
+    """Whether it was anything at all."""
     ticks: int
     """Of the policy, without those of the check."""
 
@@ -88,7 +90,9 @@ class GraspEpisodes:
         outcome = "success" if success else "failure" if terminated else "timeout"
         self._event("end", number, {"seed": str(seed), "outcome": outcome})
         columns = (np.stack([v[k] for v in self.seen]) for k in ("tool_position", "objects_position"))
-        return Grasp(seed, success, was_lifted(*columns), routine.ticks)
+        up = lifted(*columns)
+        right = up[environment.judge.wanted(seed, len(up))] if isinstance(environment.judge, GraspImage) else up.any()
+        return Grasp(seed, success, bool(right), bool(up.any()), routine.ticks)
 
     def _write(self, topic: str, cdr: bytes) -> None:
         if self.file is not None:
@@ -191,9 +195,10 @@ def evaluate_grasps(
 
     Returns:
         `episodes`, `success` (as the robot's own check says), `success_95`, `lifted` (as the simulator knows),
-        `detector_agreement` of the two, `ticks` that a grasp took, and `hz` at which the policy can answer.
+        `detector_agreement` of the two, `anything` (the share of grasps that lifted something, be it what the picture
+        shows or not), `ticks` that a grasp took, and `hz` at which the policy can answer.
     """
-    environment = BinEnvironment(objects)
+    environment = BinEnvironment(objects, encoder=bundle.image_encoder() if bundle.contract.goal.image else None)
     policy, seconds = bundle.policy(), []
 
     def choose(values: Values, goal: np.ndarray) -> np.ndarray:
@@ -213,6 +218,7 @@ def evaluate_grasps(
         **success_figures(sum(grasp.success for grasp in found), episodes),
         "lifted": round(float(np.mean([grasp.lifted for grasp in found])), 4),
         "detector_agreement": round(float(np.mean([grasp.success == grasp.lifted for grasp in found])), 4),
+        "anything": round(float(np.mean([grasp.anything for grasp in found])), 4),
         "ticks": round(float(np.mean([grasp.ticks for grasp in found])), 2),
         "hz": round(1.0 / float(np.median(seconds)), 1),
     }

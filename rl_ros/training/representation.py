@@ -54,6 +54,8 @@ class RepresentationConfig:
     exposure: float = 0.25
     """Brightness and contrast are disturbed by up to this share, and the model is asked for the image without that:
     so it learns that the lamp does not matter."""
+    view: tuple[int, ...] | None = None
+    """Top, left, height and width, in pixels, of the part of an image that is looked at; None: all of it."""
 
 
 class RepresentationTraining:
@@ -69,7 +71,7 @@ class RepresentationTraining:
         self.config = config
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            self.model = ImageVAE(shape, latent, config.features, config.hidden_size, config.conditional)
+            self.model = ImageVAE(shape, latent, config.features, config.hidden_size, config.conditional, config.view)
         self.updates = 0
         self._optimiser = torch.optim.Adam(self.model.parameters(), lr=config.learning_rate, fused=True)
         self._generator = torch.Generator().manual_seed(seed)
@@ -117,7 +119,7 @@ class RepresentationTraining:
         """Take the mean of the images as the decoder's background, before the first update."""
         with torch.no_grad():
             mean = images[:: max(1, len(images) // 1000)].mean(0, dtype=np.float64) / 255.0
-            self.model.decoder.background.copy_(torch.from_numpy(mean))
+            self.model.decoder.background.copy_(torch.from_numpy(self.model.view.of(mean)))
 
     def log_likelihood(self, images: np.ndarray, first: np.ndarray | None = None, count: int = 10) -> np.ndarray:
         """log p(x) of each image up to a constant, float64 (n,), from `count` latents each; `first` as for `freeze`."""
@@ -138,7 +140,8 @@ class RepresentationTraining:
             first: the first image of the episode of each, of the same shape; by default each is its own.
         """
         images = images[:CHECKED_AT_MOST]
-        calibration = calibrated(*runnable(self.model), images, images if first is None else first[:CHECKED_AT_MOST])
+        contexts = images if first is None else first[:CHECKED_AT_MOST]
+        calibration = calibrated(*runnable(self.model), images, contexts, self.model.view)
         return save_encoder(directory, self.model, calibration, asdict(self.config))
 
     def state_dict(self) -> dict[str, Tensor]:
@@ -273,7 +276,10 @@ def write_pictures(encoder: ImageEncoder, images: np.ndarray, first: np.ndarray,
     chosen = np.linspace(0, len(images) - 1, 2 * STRIP).astype(np.int64)
     rows = []
     for part in (chosen[:STRIP], chosen[STRIP:]):
-        rows += [images[part], np.stack([encoder.look(images[row], first[row]).reconstruction for row in part])]
+        rows += [
+            encoder.view.of(images[part]),
+            np.stack([encoder.look(images[row], first[row]).reconstruction for row in part]),
+        ]
     write_sheet(out / "reconstructions.png", rows)
     latents = np.random.default_rng(seed).normal(size=(4 * STRIP, encoder.latent)).astype(np.float32)
     imagined = np.stack([encoder.decode(latent, images[0]) for latent in latents])

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 from rl_ros.algorithms.base import Algorithm
+from rl_ros.algorithms.qt_opt import SHOWN
 from rl_ros.algorithms.rig import POOL, Prior, drawn_from, imagined, practise, skewed
 from rl_ros.contract import Contract
 from rl_ros.episodes.distance import LATENT_REWARD
@@ -27,11 +28,12 @@ from rl_ros.errors import UserError
 from rl_ros.networks.image_encoder import ImageEncoder, save_encoder
 from rl_ros.networks.layers import DESIRED_GOAL
 from rl_ros.tasks.env import make
-from rl_ros.tasks.task import Values, make_task
+from rl_ros.tasks.grasp import VIEW
+from rl_ros.tasks.task import Task, Values, make_task
 from rl_ros.tasks.visual import LATENT, Senses, VisualTask, Wanderer, environment_name
 from rl_ros.training.checkpoint import Checkpoint
 from rl_ros.training.online import EVALUATION_SEED, Experience, OnlineSettings, OnlineTraining
-from rl_ros.training.representation import RepresentationTraining, train_encoder
+from rl_ros.training.representation import RepresentationConfig, RepresentationTraining, train_encoder
 from rl_ros.training.rollouts import Rollouts
 
 ENCODER = "encoder"
@@ -110,23 +112,26 @@ def wander(task: str, episodes: int, seed: int, progress: Callable[[int], None] 
 def as_latents(episode: Episode, contract: Contract, senses: Senses, keep_images: bool = True) -> Episode:
     """An episode of images as one of latents, under the task's contract.
 
-    The goal becomes the latent at its end, as nobody was asked for any; rewards are judged by it.
+    The goal becomes the latent at its end, as nobody was asked for any; rewards are judged by it. A grasp has been
+    judged already, and its goal is what it has held up before its end.
     """
+    judge = make_task(contract.task)
     values = episode.observation | episode.auxiliary
     ticks = [{key: array[tick] for key, array in values.items()} for tick in range(len(episode.stamps))]
     latents = np.stack([senses.see(tick, ticks[0]) for tick in ticks])
-    goal = np.repeat(latents[-1:], len(latents), axis=0)
-    reward = np.zeros(len(latents), np.float32)
-    reward[:-1] = LATENT_REWARD(latents[1:], goal[:-1])
+    goal = np.repeat(latents[[max(len(latents) - 1 - _shown(judge), 0)]], len(latents), axis=0)
     known = values | {contract.goal.achieved_goal: latents}
-    return replace(
+    episode = replace(
         episode,
         observation={key: known[key] for key in contract.observation},
         auxiliary={key: known[key] for key in contract.auxiliary if keep_images or key != contract.goal.image},
         desired_goal=goal,
-        reward=reward,
-        terminated=np.zeros_like(episode.terminated),
     )
+    if not isinstance(judge, VisualTask):
+        return episode
+    reward = np.zeros(len(latents), np.float32)
+    reward[:-1] = LATENT_REWARD(latents[1:], goal[:-1])
+    return replace(episode, reward=reward, terminated=np.zeros_like(episode.terminated))
 
 
 def columns_of_latents(columns: Columns, contract: Contract, encoder: ImageEncoder) -> Columns:
@@ -135,20 +140,28 @@ def columns_of_latents(columns: Columns, contract: Contract, encoder: ImageEncod
     Args:
         columns: read by `contract.without_latent()`.
     """
+    judge = make_task(contract.task)
     images, (first, last) = columns.observation[contract.goal.image], ends_of_episodes(columns.lengths)
     latents = np.stack([encoder.encode(image, images[start]) for image, start in zip(images, first, strict=True)])
-    goal = latents[last]
-    reward = np.zeros(len(latents), np.float32)
-    reward[:-1] = LATENT_REWARD(latents[1:], goal[:-1])
+    goal = latents[np.maximum(last - _shown(judge), first)]
     known = {**columns.observation, **columns.auxiliary, contract.goal.achieved_goal: latents}
-    return replace(
+    columns = replace(
         columns,
         observation={key: known[key] for key in contract.observation},
         auxiliary={key: known[key] for key in contract.auxiliary if key != contract.goal.image},
         desired_goal=goal,
-        reward=np.where(columns.has_transition, reward, np.float32(0)),
-        terminated=np.zeros_like(columns.terminated),
     )
+    if not isinstance(judge, VisualTask):
+        return columns
+    reward = np.zeros(len(latents), np.float32)
+    reward[:-1] = LATENT_REWARD(latents[1:], goal[:-1])
+    reward = np.where(columns.has_transition, reward, np.float32(0))
+    return replace(columns, reward=reward, terminated=np.zeros_like(columns.terminated))
+
+
+def _shown(task: Task) -> int:
+    """How many ticks before an episode's last one there is to see what it has come to."""
+    return 0 if isinstance(task, VisualTask) else SHOWN
 
 
 def encoder_of_recordings(
@@ -162,11 +175,17 @@ def encoder_of_recordings(
 ) -> tuple[ImageEncoder, dict[str, float]]:
     """Train an encoder on the images of recorded episodes; see `train_encoder`. Each tenth episode is held out.
 
+    Of a grasp that succeeded the image of what it has held up counts, and of that the part where it is seen.
+
     Raises:
         UserError: there are too few images to learn from and to calibrate with.
     """
-    images = columns.observation[contract.goal.image]
+    images, config = columns.observation[contract.goal.image], RepresentationConfig()
     episode = np.repeat(np.arange(len(columns.lengths)), columns.lengths)
+    if not isinstance(make_task(contract.task), VisualTask):
+        ends = np.cumsum(columns.lengths) - 1
+        shown = ends[columns.reward[ends - 1] > 0.5] - SHOWN
+        images, episode, config = images[shown], episode[shown], RepresentationConfig(view=VIEW, exposure=0.0)
     held_out = episode % HELD_OUT == 0
     if min(held_out.sum(), (~held_out).sum()) < SMALLEST:
         raise UserError(
@@ -179,6 +198,7 @@ def encoder_of_recordings(
         contract.latent.shape[0],
         out,
         updates=updates,
+        config=config,
         seed=seed,
         progress=progress,
     )
