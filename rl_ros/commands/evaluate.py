@@ -68,6 +68,11 @@ def run(options: argparse.Namespace) -> int:
     bundle = options.policy or options.run_directory / "bundle"
     contract = load_bundle(bundle).contract
     if options.live or options.graph or options.bags or environment_of(contract) is None:
+        if contract.task == "grasp_image":
+            raise UserError(
+                f"{bundle}: the pictures of its goals are made in process, so leave out --live; on the live graph "
+                "`rl_ros goal` shows them: rl_ros up grasp goal:=image."
+            )
         graph = options.graph or contract.task
         of_policy = Path("runs") / "evaluation" / bundle.resolve().name
         out = options.out or (options.run_directory / "evaluation" if options.run_directory else of_policy)

@@ -23,7 +23,7 @@ import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnxruntime
@@ -31,6 +31,7 @@ import safetensors.numpy
 
 from rl_ros import schema
 from rl_ros.errors import UserError
+from rl_ros.networks.view import View
 
 if TYPE_CHECKING:
     import torch
@@ -53,19 +54,6 @@ other scenes, or things that were not there, begin at 1.4 (measured on visual_pu
 
 Coder = Callable[[np.ndarray, np.ndarray], np.ndarray]
 """An image and the first one of its episode to a latent; or a latent and that image to an image, uint8."""
-
-
-class View(NamedTuple):
-    """A part of an image, in pixels."""
-
-    top: int
-    left: int
-    height: int
-    width: int
-
-    def of(self, image: Any) -> Any:
-        """That part of an array or tensor (…, height, width, channels)."""
-        return image[..., self.top : self.top + self.height, self.left : self.left + self.width, :]
 
 
 @dataclass(frozen=True)

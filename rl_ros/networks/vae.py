@@ -13,8 +13,8 @@ import math
 import torch
 from torch import Tensor, nn
 
-from rl_ros.networks.image_encoder import View
 from rl_ros.networks.layers import PatchEncoder, gaussian_divergence
+from rl_ros.networks.view import View
 
 
 class BroadcastDecoder(nn.Module):
