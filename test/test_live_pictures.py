@@ -20,7 +20,8 @@ from rl_ros.episodes.trace import compare, read_traces
 from rl_ros.graph import load_graph, resolve
 from rl_ros.networks.image_encoder import load_encoder
 from rl_ros.resources import share_directory
-from rl_ros.tasks.env import ArmEnvironment
+from rl_ros.tasks.env import ArmEnvironment, BinEnvironment
+from rl_ros.tasks.grasp import GraspImage
 from rl_ros.tasks.task import make_task
 from rl_ros.tasks.visual import LatentEnvironment
 from rl_ros.training.bundle import load_bundle
@@ -86,6 +87,40 @@ def test_the_arm_goes_where_a_picture_shows_it_and_bags_hold_the_same_latents(
     count, mismatches = compare(read_traces(sorted(trace.glob("*.jsonl"))), episodes)
     assert count > 100
     assert not mismatches
+
+
+def test_a_picture_shows_what_to_grasp_and_bags_hold_what_was_judged(tmp_path: Path) -> None:
+    encoder = load_encoder(share_directory() / "policies" / "grasp_image" / "encoder")
+    tray = BinEnvironment("held_out", encoder=encoder)
+    tray.reset(seed=SEED)
+    assert tray.picture is not None
+    picture, bags, said = tmp_path / "picture.png", tmp_path / "bags", []
+    cv2.imwrite(str(picture), tray.picture[..., ::-1])
+    wanted = tray.desired_goal
+    tray.close()
+
+    def complete() -> int:
+        return len(list(bags.glob("episode_" + 6 * "[0-9]")))
+
+    arguments = {"goal": "image", "objects": "held_out", "lockstep": "true", "bags": str(bags), "seed": str(SEED)}
+    with Supervisor(resolve(load_graph("grasp"), arguments), said.append):
+        assert wait_for(lambda: complete() > 0, 60.0), said
+        shown = show(picture)
+        assert shown.returncode == 0, shown.stdout + shown.stderr
+        then = complete()
+        assert wait_for(lambda: complete() > then + 2, 60.0), said
+    episodes, problems = read_episodes(find_bags(bags)[:-1], Contract.load("grasp_image"))
+    assert not problems
+    for episode in episodes[then + 1 :]:
+        np.testing.assert_array_equal(episode.desired_goal, np.broadcast_to(wanted, episode.desired_goal.shape))
+        latents = encoder.encode_all(episode.observation["image"])
+        np.testing.assert_array_equal(episode.auxiliary["latent"], latents)
+        task, ticks = GraspImage(), episode.observation | episode.auxiliary
+        judged = [
+            task.judge({key: value[tick] for key, value in ticks.items()}, wanted) for tick in range(len(latents))
+        ]
+        assert episode.success == judged[-1].success
+        assert judged[-1].over
 
 
 def test_a_policy_does_not_act_on_latents_of_another_encoder(tmp_path: Path) -> None:

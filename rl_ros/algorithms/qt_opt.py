@@ -35,7 +35,7 @@ from rl_ros.contract import Contract
 from rl_ros.episodes.distance import same_thing
 from rl_ros.episodes.memory import Batch, ReplayMemory
 from rl_ros.errors import UserError
-from rl_ros.networks.grasp_q import GraspQ, Scene, SceneEncoder
+from rl_ros.networks.grasp_q import ALIKE, GraspQ, Scene, SceneEncoder
 from rl_ros.networks.layers import Normalisation, move_towards
 from rl_ros.networks.policies import ActionLayout
 
@@ -50,6 +50,8 @@ SHOWN = 3
 """Ticks before an episode's last at which the camera sees what was grasped."""
 TARGET = "target"
 """In the extra columns of a batch whose targets were found elsewhere."""
+LYING = 0.08
+"""m: what is below this has not been lifted."""
 NEAR = 0.3
 """Standard deviation of actions near a recorded one, where half of an action's range is 1."""
 OTHER_WAY = 0.15
@@ -72,6 +74,8 @@ class QTOptConfig(Config):
     image_shift: int = 0
     auxiliary_weight: float = 0.3
     """Of the loss that asks the picture's features where the contract's `objects_position` are."""
+    matching_weight: float = 1.0
+    """Where a picture shows what is wanted: of the loss that asks which of the things at `objects_position` it is."""
     targets: Literal["bellman", "monte_carlo", "supervised"] = "bellman"
     """What Q learns: the paper's, or one of Quillen's."""
     discount: float = 0.9
@@ -208,6 +212,8 @@ class QTOpt(Algorithm):
             networks[name] = copy.deepcopy(policy).requires_grad_(False)
         if "objects_position" in self.contract.auxiliary and self.config.auxiliary_weight > 0:
             networks["occupied"] = nn.Linear(self.config.image_features, 1)
+            if policy.q.goal_size:
+                networks["matching"] = nn.Linear(ALIKE, 1)
         return networks
 
     @property
@@ -247,7 +253,8 @@ class QTOpt(Algorithm):
                 extra={
                     "seen_return": np.where(right, known.seen_return[chosen], 0.0).astype(np.float32),
                     "success": known.success[chosen] & right,
-                },
+                }
+                | ({} if goals is None else {"thing": goals.thing[chosen]}),
             )
 
     def loss(self, batch: Transitions, features: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
@@ -277,6 +284,12 @@ class QTOpt(Algorithm):
             occupied = self.occupied_loss(scene, batch.auxiliary["objects_position"])
             loss = loss + config.auxiliary_weight * occupied
             metrics["occupied_loss"] = occupied.detach()
+        if "matching" in self.networks:
+            matching = self.matching_loss(
+                scene, batch.auxiliary["objects_position"], batch.extra["thing"].long(), batch.extra["success"] > 0
+            )
+            loss = loss + config.matching_weight * matching
+            metrics["matching_loss"] = matching.detach()
         return loss, metrics
 
     @torch.no_grad()
@@ -335,10 +348,30 @@ class QTOpt(Algorithm):
         far = torch.rand(near.shape, generator=self._generator) * 0.28 - 0.14 + torch.tensor([0.5, 0.0])
         places = torch.cat([near, far], dim=1)
         apart = (places[:, :, None] - xyz[:, None, :, :2]).square().sum(-1)
-        lifted = xyz[:, None, :, 2] > 0.08
+        lifted = xyz[:, None, :, 2] > LYING
         closeness = torch.exp(-apart / (2 * 0.015**2)).masked_fill(lifted, 0.0).amax(2)
         seen = self.acting.q.look(scene.cells, *places.unbind(-1))
         return nn.functional.binary_cross_entropy_with_logits(self.networks["occupied"](seen)[..., 0], closeness)
+
+    def matching_loss(self, scene: Scene, objects: Tensor, thing: Tensor, right: Tensor) -> Tensor:
+        """How well features on the floor and of the goal tell which thing is wanted; a scalar.
+
+        Args:
+            scene: of a batch.
+            objects: where things are, (batch, 3n) m.
+            thing: which of them the episode's grasp has held up, (batch,); -1 for none.
+            right: whether that is what is wanted, (batch,). If it is, no other thing is; if not, others may be.
+        """
+        xyz = objects.view(len(objects), -1, 3)
+        alike = self.acting.q.compare(self.acting.q.look(scene.cells, xyz[..., 0], xyz[..., 1]), scene.goal)
+        is_thing = torch.arange(xyz.shape[1]) == thing[:, None]
+        wanted = is_thing & right[:, None]
+        known = (is_thing | right[:, None]) & (thing >= 0)[:, None] & (xyz[..., 2] < LYING)
+        # A thing that is wanted counts as much as all that are not.
+        weight = known.float() * torch.where(wanted, float(xyz.shape[1]), 1.0)
+        logits = self.networks["matching"](alike)[..., 0]
+        loss = nn.functional.binary_cross_entropy_with_logits(logits, wanted.float(), weight, reduction="sum")
+        return loss / weight.sum().clamp(min=1.0)
 
     def after_update(self) -> None:
         """Move the first target, and now and then copy it to the second."""
@@ -416,6 +449,8 @@ class HeldUp(NamedTuple):
     """float32 (grasps, Z): of the picture of it, of each grasp that succeeded."""
     of_row: np.ndarray
     """int64 (rows,): which of them is that of a row's episode; -1 where its grasp failed."""
+    thing: np.ndarray
+    """int64 (rows,): which thing it was, where recordings say where things are; else -1, as where a grasp failed."""
 
     def draw(
         self, memory: ReplayMemory, rows: np.ndarray, own: float, rng: np.random.Generator
@@ -448,7 +483,12 @@ def held_up(memory: ReplayMemory) -> HeldUp:
         raise UserError("no grasp in these recordings has succeeded: there is no picture to ask for.")
     of_episode = np.full(memory.episode.max() + 1, -1)
     of_episode[memory.episode[good]] = np.arange(len(good))
-    return HeldUp(memory.achieved_goal[good + 1 - SHOWN], np.where(memory.episode >= 0, of_episode[memory.episode], -1))
+    shown = good + 1 - SHOWN
+    of_row = np.where(memory.episode >= 0, of_episode[memory.episode], -1)
+    things = np.full(len(good), -1)
+    if "objects_position" in memory.auxiliary:
+        things = memory.auxiliary["objects_position"][shown, 2::3].argmax(axis=1)
+    return HeldUp(memory.achieved_goal[shown], of_row, np.where(of_row >= 0, things[of_row], -1))
 
 
 def decisions(memory: ReplayMemory, terminate: int, discount: float) -> Decisions:

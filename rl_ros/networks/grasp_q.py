@@ -150,8 +150,8 @@ class GraspQ(nn.Module):
         self.hold = nn.Linear(3 + 1, hidden_size)
         self.goal_size = encoder.goal_size
         if self.goal_size:
-            # Whether what is seen is what is wanted: products of what both are said to be like.
-            self.like = nn.Linear(3 * encoder.channels, ALIKE, bias=False)
+            # Whether what the palm would be above is what is wanted: products of what both are said to be like.
+            self.like = nn.Linear(encoder.channels, ALIKE, bias=False)
             self.wanted = nn.Linear(encoder.goal_size, ALIKE)
             self.alike = nn.Linear(ALIKE, hidden_size, bias=False)
         self.rest = multilayer([hidden_size] * hidden_layers + [1])
@@ -181,10 +181,15 @@ class GraspQ(nn.Module):
         first = self.hold(held).repeat_interleave(count, dim=0)
         first = first.addmm_(asked, self.reach.weight.t()).addmm_(seen, self.see.weight.t())
         if self.goal_size:
-            alike = self.like(seen) * self.wanted(scene.goal).repeat_interleave(count, dim=0)
+            alike = self.compare(seen[:, : self.channels].view(batch, count, -1), scene.goal).view(batch * count, ALIKE)
             first = first.addmm_(alike, self.alike.weight.t())
         logits: Tensor = self.rest(torch.relu_(first)).view(batch, count)
         return logits
+
+    def compare(self, seen: Tensor, goal: Tensor) -> Tensor:
+        """How alike n places (batch, n, channels) and what is wanted (batch, G) are, (batch, n, `ALIKE`)."""
+        alike: Tensor = self.like(seen) * self.wanted(goal)[:, None]
+        return alike
 
     def plain(self, action: Tensor) -> Tensor:
         """Actions (..., A) scaled to -1..1, of which those that terminate ask for nothing else: it would not happen."""
