@@ -187,8 +187,9 @@ class Goal:
     `achieved_goal` names the observation or auxiliary key that says which goal a tick has achieved, in the same numbers
     as the desired goal; goals of hindsight come from it.
 
-    `image` names the auxiliary key of a camera, where goals are given as images: `achieved_goal` is then an observation
-    that an image encoder makes of that camera's images, and the desired goal what it makes of the goal's.
+    `image` names the key of a camera, where goals are given as images: `achieved_goal` is then what an image encoder
+    makes of that camera's images, and the desired goal what it makes of the goal's. Policies see latents where it is an
+    observation, and images where the camera is one.
     """
 
     desired_goal: Key
