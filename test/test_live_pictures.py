@@ -47,6 +47,20 @@ def show(file: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
 
 
+def complete(bags: Path) -> int:
+    """How many episodes have been recorded."""
+    return len(list(bags.glob("episode_" + 6 * "[0-9]")))
+
+
+def followed(picture: Path, bags: Path, said: list[str]) -> int:
+    """Show the running graph a picture, and wait for two more episodes: how many there were before."""
+    shown = show(picture)
+    assert shown.returncode == 0, shown.stdout + shown.stderr
+    then = complete(bags)
+    assert wait_for(lambda: complete(bags) > then + 2, 60.0), said
+    return then
+
+
 def test_the_arm_goes_where_a_picture_shows_it_and_bags_hold_the_same_latents(
     tmp_path: Path, arm: ArmEnvironment
 ) -> None:
@@ -56,19 +70,13 @@ def test_the_arm_goes_where_a_picture_shows_it_and_bags_hold_the_same_latents(
     bags, trace = tmp_path / "bags", tmp_path / "trace"
     said: list[str] = []
 
-    def complete() -> int:
-        return len(list(bags.glob("episode_" + 6 * "[0-9]")))
-
     arguments = {"lockstep": "true", "bags": str(bags), "trace": str(trace)}
     with Supervisor(resolve(load_graph("visual_reach"), arguments), said.append):
-        assert wait_for(lambda: complete() > 0, 60.0), said
+        assert wait_for(lambda: complete(bags) > 0, 60.0), said
         refused = show(noise)
         assert refused.returncode == 2
         assert "refused: a picture like nothing the encoder has learned from: score" in refused.stdout
-        shown = show(picture)
-        assert shown.returncode == 0, shown.stdout + shown.stderr
-        then = complete()
-        assert wait_for(lambda: complete() > then + 2, 60.0), said
+        then = followed(picture, bags, said)
     episodes, problems = read_episodes(find_bags(bags)[:-1], Contract.load("visual_reach"))
     assert not problems
     encoder = load_encoder(POLICY / "encoder")
@@ -99,16 +107,10 @@ def test_a_picture_shows_what_to_grasp_and_bags_hold_what_was_judged(tmp_path: P
     wanted = tray.desired_goal
     tray.close()
 
-    def complete() -> int:
-        return len(list(bags.glob("episode_" + 6 * "[0-9]")))
-
     arguments = {"goal": "image", "objects": "held_out", "lockstep": "true", "bags": str(bags), "seed": str(SEED)}
     with Supervisor(resolve(load_graph("grasp"), arguments), said.append):
-        assert wait_for(lambda: complete() > 0, 60.0), said
-        shown = show(picture)
-        assert shown.returncode == 0, shown.stdout + shown.stderr
-        then = complete()
-        assert wait_for(lambda: complete() > then + 2, 60.0), said
+        assert wait_for(lambda: complete(bags) > 0, 60.0), said
+        then = followed(picture, bags, said)
     episodes, problems = read_episodes(find_bags(bags)[:-1], Contract.load("grasp_image"))
     assert not problems
     for episode in episodes[then + 1 :]:

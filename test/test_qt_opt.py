@@ -150,7 +150,7 @@ def test_a_grasp_is_right_for_what_it_held_up_and_wrong_for_what_others_did() ->
     known = held_up(memory)
     assert known.latent[:, 0].tolist() == [1.0, -1.0]
     rows = np.repeat(memory.transitions, 50)
-    goal, right = known.draw(memory, rows, 0.5, np.random.default_rng(0))
+    goal, right = known.draw(rows, 0.5, np.random.default_rng(0))
     first, failed = memory.episode[rows] == 0, memory.episode[rows] == 2
     np.testing.assert_array_equal(right[first], goal[first, 0] == 1.0)
     assert 0.7 < right[first].mean() < 0.8  # half of them its own, and half of the others the same

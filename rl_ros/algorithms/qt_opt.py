@@ -244,7 +244,7 @@ class QTOpt(Algorithm):
         for chosen in known.nearest[rows]:
             batch, right = memory.take(chosen), np.ones(len(chosen), bool)
             if goals is not None:
-                goal, right = goals.draw(memory, chosen, config.own_goals, rng)
+                goal, right = goals.draw(chosen, config.own_goals, rng)
                 batch = replace(batch, desired_goal=goal)
             yield replace(
                 batch,
@@ -452,14 +452,11 @@ class HeldUp(NamedTuple):
     thing: np.ndarray
     """int64 (rows,): which thing it was, where recordings say where things are; else -1, as where a grasp failed."""
 
-    def draw(
-        self, memory: ReplayMemory, rows: np.ndarray, own: float, rng: np.random.Generator
-    ) -> tuple[np.ndarray, np.ndarray]:
+    def draw(self, rows: np.ndarray, own: float, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         """A goal for each row, float32 (n, Z), and whether its grasp would be the right one for it, bool (n,).
 
         Args:
-            memory: that the rows are of.
-            rows: (n,).
+            rows: of the memory, (n,).
             own: share of the grasps that succeeded which get what they have held up; all others get any.
             rng: for drawing them.
         """

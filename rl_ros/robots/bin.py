@@ -143,11 +143,7 @@ class Bin(PyBulletArm):
 
     def headings(self) -> NDArray[np.float64]:
         """For each thing, along which heading it is narrowest now, rad, -pi/2 to pi/2; (n,)."""
-        found = []
-        for name, (_, quaternion) in self.object_poses().items():
-            turned = np.array(pybullet.getMatrixFromQuaternion(quaternion)).reshape(3, 3)
-            found.append(narrowest(self.shapes[name].corners @ turned.T)[0])
-        return np.array(found)
+        return np.array([self._narrowest(name, turn)[0] for name, (_, turn) in self.object_poses().items()])
 
     def hold_up(self, number: int, position: Vector, yaw: float, depth: float) -> None:
         """Puts the tool at a position, m, turned by `yaw` rad, and a thing between its fingers; all of it at rest.
@@ -160,8 +156,7 @@ class Bin(PyBulletArm):
         """
         name = list(self._bodies)[number]
         lies, quaternion = self.object_poses()[name]
-        turned = np.array(pybullet.getMatrixFromQuaternion(quaternion)).reshape(3, 3)
-        heading, width = narrowest(self.shapes[name].corners @ turned.T)
+        heading, width = self._narrowest(name, quaternion)
         self.place_tool(position, yaw, min(width / 2.0, self.scene.start.gripper))
         # Fingers open along the tool's y.
         turn = pybullet.getQuaternionFromEuler((0.0, 0.0, yaw - math.pi / 2 - heading))
@@ -170,6 +165,11 @@ class Bin(PyBulletArm):
         pybullet.resetBasePositionAndOrientation(
             self._bodies[name], place, turned_quaternion, physicsClientId=self._client
         )
+
+    def _narrowest(self, name: str, quaternion: NDArray[np.float64]) -> tuple[float, float]:
+        """See `narrowest`, of a thing turned so."""
+        turned = np.array(pybullet.getMatrixFromQuaternion(quaternion)).reshape(3, 3)
+        return narrowest(self.shapes[name].corners @ turned.T)
 
     def _drop(self, shape: Shape, number: int, rng: np.random.Generator) -> int:
         client, drawn, tray = self._client, self.scene.drawn, self.scene.tray
