@@ -1,6 +1,6 @@
 """Data sets for offline learning, made by our own SAC: random, medium, medium-replay, medium-expert and expert.
 
-    .venv/bin/python benchmarks/make_datasets.py [--environment Hopper-v5] [--steps N] [--resume] [--quick]
+    .venv/bin/python benchmarks/make_datasets.py [--environment NAME] [--steps N] [--device cuda] [--resume] [--quick]
 
 In the manner of D4RL (Fu et al. 2020, 2004.07219): `expert` acts by the last policy, `medium` by the first one that
 has come a third of the way from random to expert, both with their noise; `medium-replay` is all that was experienced
@@ -18,7 +18,7 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -75,6 +75,8 @@ class Sizes:
     steps: int
     """Of training, for each environment."""
     random_steps: int
+    episodes_at_once: int
+    """Collected side by side between two rounds of updates."""
     updates_per_step: float
     snapshot_every: int
     """Steps of training between two policies that are kept."""
@@ -88,8 +90,8 @@ class Sizes:
     """In the set of one of our tasks."""
 
 
-FULL = Sizes(1_000_000, 10_000, 1.0, 20_000, 10, 200_000, 100, 500)
-QUICK = Sizes(1_500, 500, 0.2, 500, 2, 2_000, 3, 10)
+FULL = Sizes(1_000_000, 10_000, 4, 1.0, 20_000, 10, 100_000, 100, 500)
+QUICK = Sizes(1_500, 500, 1, 0.2, 500, 2, 2_000, 3, 10)
 
 
 class Mistaken:
@@ -154,28 +156,19 @@ def random_actions(contract: Contract, rng: np.random.Generator) -> Act:
     return lambda values, goal: rng.uniform(low, high, (len(goal), len(low))).astype(np.float32)
 
 
-def actions_of(answer: Callable[..., torch.Tensor]) -> Act:
-    """Of a policy, or of an algorithm's `explore`."""
-
-    def act(values: Mapping[str, np.ndarray], goal: np.ndarray) -> np.ndarray:
-        with torch.no_grad():
-            observation = {name: torch.from_numpy(value) for name, value in values.items()}
-            return answer(observation, torch.from_numpy(goal)).numpy()
-
-    return act
-
-
 def mean_return(episodes: Sequence[Episode]) -> float:
     """Mean sum of rewards."""
     return float(np.mean([episode.reward.sum() for episode in episodes]))
 
 
-def train(environment: str, sizes: Sizes, seed: int, out: Path, resume: bool) -> ReplayMemory | None:
+def train(
+    environment: str, sizes: Sizes, seed: int, out: Path, resume: bool, device: str = "cpu"
+) -> ReplayMemory | None:
     """Train SAC, keeping a policy every so often with its return in `out/returns.csv`; its memory, None if stopped."""
-    with Rollouts(partial(make, environment), 1) as experience, interruptions() as interrupted:
+    with Rollouts(partial(make, environment), sizes.episodes_at_once) as experience, interruptions() as interrupted:
         settings = OnlineSettings(
             steps=sizes.steps,
-            episodes_at_once=1,
+            episodes_at_once=sizes.episodes_at_once,
             updates_per_step=sizes.updates_per_step,
             random_steps=sizes.random_steps,
             evaluate_every=sizes.snapshot_every,
@@ -184,7 +177,7 @@ def train(environment: str, sizes: Sizes, seed: int, out: Path, resume: bool) ->
         nothing = {"mean": [0.0], "std": [1.0]}
         size = experience.contract.observation["observation"].shape[0]
         normalisation = {"observation": {"mean": [0.0] * size, "std": [1.0] * size}, DESIRED_GOAL: nothing}
-        learner = make_algorithm("sac", experience.contract, normalisation, seed=seed, overrides=SAC)
+        learner = make_algorithm("sac", experience.contract, normalisation, seed=seed, overrides=SAC, device=device)
         resume = resume and (out / "checkpoints").is_dir()
         training = OnlineTraining(learner, experience, settings, seed, out, resume=resume)
         kept = read_returns(out / "returns.csv") if resume else {}
@@ -200,7 +193,7 @@ def train(environment: str, sizes: Sizes, seed: int, out: Path, resume: bool) ->
             if after // sizes.snapshot_every > before // sizes.snapshot_every or after >= sizes.steps:
                 training.export(out / "policies" / str(after))
                 seeds = range(EVALUATION_SEED, EVALUATION_SEED + sizes.snapshot_episodes)
-                value = mean_return(experience.collect(actions_of(learner.policy), seeds))
+                value = mean_return(experience.collect(learner.act, seeds))
                 log.write({"env_steps": after, "return": value})
                 print(f"{environment}: {after:,} steps, return {value:.0f}, {training.seconds:.0f} s", file=sys.stderr)
             if time.monotonic() - saved > CHECKPOINT_SECONDS:
@@ -237,13 +230,13 @@ def make_sets(environment: str, memory: ReplayMemory, sizes: Sizes, seed: int, t
         wild = random_actions(rollouts.contract, rng)
         last = max(returns)
         random_return = mean_return(rollouts.collect(wild, references))
-        expert_return = mean_return(rollouts.collect(actions_of(policy(last).policy), references))
+        expert_return = mean_return(rollouts.collect(policy(last).act, references))
         wanted = random_return + MEDIUM * (expert_return - random_return)
         middle = next((steps for steps, value in returns.items() if value >= wanted), last)
         sets = {
             "random": flat(acted(wild, 0), sizes.transitions),
-            "medium": flat(acted(actions_of(policy(middle).explore), 100_000), sizes.transitions),
-            "expert": flat(acted(actions_of(policy(last).explore), 200_000), sizes.transitions),
+            "medium": flat(acted(partial(policy(middle).act, exploring=True), 100_000), sizes.transitions),
+            "expert": flat(acted(partial(policy(last).act, exploring=True), 200_000), sizes.transitions),
             "medium-replay": remembered(memory, middle),
         }
     half = sizes.transitions // 2
@@ -334,6 +327,7 @@ def main() -> int:
     parser.add_argument("--environment", choices=(*ENVIRONMENTS, *MIXED), help="only this one")
     parser.add_argument("--steps", type=int, help=f"of training for each (default: {FULL.steps:,})")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--device", default="cpu", help="to train on, as torch names it (default: %(default)s)")
     parser.add_argument("--resume", action="store_true", help="go on with training that was interrupted")
     parser.add_argument("--quick", action="store_true", help="tiny sets of policies that have hardly learned")
     options = parser.parse_args()
@@ -356,7 +350,7 @@ def main() -> int:
         files = {quality: out / f"{environment}-{quality}.npz" for quality in QUALITIES}
         if not all(file.exists() for file in files.values()):
             training = out / f"sac_{environment}_{options.seed}"
-            memory = train(environment, sizes, options.seed, training, options.resume)
+            memory = train(environment, sizes, options.seed, training, options.resume, options.device)
             if memory is None:
                 print(f"{environment}: stopped; go on with --resume.", file=sys.stderr)
                 return 3

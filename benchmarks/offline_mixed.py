@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from make_datasets import MIXED, ROOT, actions_of, load_mixed, mixed_bags, no_mixed_bags
+from make_datasets import MIXED, ROOT, load_mixed, mixed_bags, no_mixed_bags
 from rich.console import Console
 from rich.table import Table
 from rows import append, read
@@ -71,8 +71,8 @@ def learned(
         began = time.monotonic()
         bundle = train(memory, contract, name, run, seed=seed, updates=updates, overrides=overrides, held_out=0.0)
         seconds = time.monotonic() - began
-        policy = restore(load_bundle(bundle)).policy
-        found = rollouts.collect(actions_of(policy), range(EVALUATION_SEED, EVALUATION_SEED + episodes))
+        policy = restore(load_bundle(bundle))
+        found = rollouts.collect(policy.act, range(EVALUATION_SEED, EVALUATION_SEED + episodes))
     return float(np.mean([episode.success for episode in found])), seconds
 
 

@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from make_datasets import ROOT, actions_of, load, mean_return, memory_of, returns_of
+from make_datasets import ROOT, load, mean_return, memory_of, returns_of
 from rich.console import Console
 from rich.table import Table
 from rows import append, read
@@ -87,19 +87,29 @@ class Row(NamedTuple):
     last_score: float
 
 
-def learn_ours(name: str, file: Path, seed: int, updates: int, scale: float, rollouts: Rollouts) -> Act:
+def learn_ours(name: str, file: Path, seed: int, updates: int, scale: float, rollouts: Rollouts, device: str) -> Act:
     """Learn with ours; the run is kept, for `rl_ros compare` and `rl_ros doctor`."""
     run = RUNS / file.stem / f"{name}_{seed}"
     memory = memory_of(load(file), scale)
     settings = {**COMMON, **OURS[name]}
-    bundle = train(memory, rollouts.contract, name, run, seed=seed, updates=updates, overrides=settings, held_out=0.0)
-    return actions_of(restore(load_bundle(bundle)).policy)
+    bundle = train(
+        memory,
+        rollouts.contract,
+        name,
+        run,
+        seed=seed,
+        updates=updates,
+        overrides=settings,
+        held_out=0.0,
+        device=device,
+    )
+    return restore(load_bundle(bundle)).act
 
 
 @contextmanager
-def learned_by_peer(name: str, file: Path, seed: int, updates: int, scale: float) -> Iterator[Act]:
+def learned_by_peer(name: str, file: Path, seed: int, updates: int, scale: float, device: str) -> Iterator[Act]:
     """Learn with d3rlpy in a process of its own, which then answers observations."""
-    command = [str(PEER_PYTHON), str(PEER), str(file), name, *map(str, (seed, updates, BATCH, scale))]
+    command = [str(PEER_PYTHON), str(PEER), str(file), name, *map(str, (seed, updates, BATCH, scale)), device]
     with tempfile.TemporaryFile() as said:
         process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=said)
         assert process.stdin is not None and process.stdout is not None
@@ -125,7 +135,7 @@ def learned_by_peer(name: str, file: Path, seed: int, updates: int, scale: float
             process.wait()
 
 
-def score(side: str, name: str, file: Path, seed: int, updates: int, episodes: int) -> Row:
+def score(side: str, name: str, file: Path, seed: int, updates: int, episodes: int, device: str) -> Row:
     """Learn and evaluate."""
     arrays = load(file)
     scale = 1.0
@@ -135,9 +145,9 @@ def score(side: str, name: str, file: Path, seed: int, updates: int, episodes: i
     seeds = range(EVALUATION_SEED, EVALUATION_SEED + episodes)
     with Rollouts(partial(make, str(arrays["environment"])), min(episodes, 10)) as rollouts:
         if side == "ours":
-            found = mean_return(rollouts.collect(learn_ours(name, file, seed, updates, scale, rollouts), seeds))
+            found = mean_return(rollouts.collect(learn_ours(name, file, seed, updates, scale, rollouts, device), seeds))
         else:
-            with learned_by_peer(name, file, seed, updates, scale) as act:
+            with learned_by_peer(name, file, seed, updates, scale, device) as act:
                 found = mean_return(rollouts.collect(act, seeds))
     low, high = float(arrays["random_return"]), float(arrays["expert_return"])
     last = 100.0 * (found - low) / (high - low)
@@ -186,6 +196,7 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, default=3, help="how many (default: %(default)s)")
     parser.add_argument("--updates", type=int, default=100_000, help="default: %(default)s")
     parser.add_argument("--episodes", type=int, default=20, help="of each evaluation (default: %(default)s)")
+    parser.add_argument("--device", default="cpu", help="of both sides, as torch names it (default: %(default)s)")
     parser.add_argument("--quick", action="store_true", help="two algorithms, a tiny set, few updates")
     parser.add_argument("--summary", action="store_true", help="only summarise what is there")
     options = parser.parse_args()
@@ -209,7 +220,7 @@ def main() -> int:
                             continue
                         began = time.monotonic()
                         file = sets / f"{dataset}.npz"
-                        row = score(side, algorithm, file, seed, options.updates, options.episodes)
+                        row = score(side, algorithm, file, seed, options.updates, options.episodes, options.device)
                         append(results, row)
                         print(*row, f"{time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
     rows = [row for row in read(Row, results) if row.updates == options.updates]

@@ -1,6 +1,6 @@
 """d3rlpy learns from a data set, then answers observations; run by offline_scores.py with `.venv-bench`'s python.
 
-    .venv-bench/bin/python benchmarks/peers_scores.py SET.npz ALGORITHM SEED UPDATES BATCH REWARD_SCALE
+    .venv-bench/bin/python benchmarks/peers_scores.py SET.npz ALGORITHM SEED UPDATES BATCH REWARD_SCALE DEVICE
 
 Settings are those of d3rlpy's own reproductions of the papers; networks have two hidden layers of 256. When it has
 learned it writes one line of JSON, and from then on answers on standard output what comes on standard input: a number
@@ -53,7 +53,7 @@ def main() -> None:
     config, settings = SETTINGS[name]
     scaler = d3rlpy.preprocessing.StandardObservationScaler()
     made = getattr(d3rlpy.algos, config)(batch_size=batch, observation_scaler=scaler, **settings)
-    learner = made.create(device="cpu:0")
+    learner = made.create(device=f"{sys.argv[7]}:0")
     began = time.monotonic()
     learner.fit(
         data,

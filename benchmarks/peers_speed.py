@@ -1,6 +1,6 @@
-"""Updates a second of d3rlpy on the CPU; run by offline_speed.py with the python of `.venv-bench`.
+"""Updates a second of d3rlpy; run by offline_speed.py with the python of `.venv-bench`.
 
-    .venv-bench/bin/python benchmarks/peers_speed.py TRANSITIONS OBSERVATION ACTION BATCH THREADS SECONDS NAME...
+    .venv-bench/bin/python benchmarks/peers_speed.py DEVICE TRANSITIONS OBSERVATION ACTION BATCH THREADS SECONDS NAME...
 
 An update is what its `fit` does for one: sample a batch from the data set and learn from it, with d3rlpy's default
 settings but for the batch size; its networks have two hidden layers of 256. Prints one JSON object: updates a second
@@ -62,16 +62,16 @@ def updates_per_second(update: Callable[[], object], seconds: float) -> float:
 
 def main() -> None:
     """Measure the algorithms named."""
-    transitions, observation, action, batch, threads = (int(text) for text in sys.argv[1:6])
+    transitions, observation, action, batch, threads = (int(text) for text in sys.argv[2:7])
     torch.set_num_threads(threads)
     data = dataset(transitions, observation, action)
     figures = {}
-    for name in sys.argv[7:]:
+    for name in sys.argv[8:]:
         config, settings = CONFIGS[name]
-        learner = getattr(d3rlpy.algos, config)(batch_size=batch, **settings).create(device="cpu:0")
+        learner = getattr(d3rlpy.algos, config)(batch_size=batch, **settings).create(device=f"{sys.argv[1]}:0")
         learner.build_with_dataset(data)
         figures[name] = updates_per_second(
-            lambda learner=learner: learner.update(data.sample_transition_batch(batch)), float(sys.argv[6])
+            lambda learner=learner: learner.update(data.sample_transition_batch(batch)), float(sys.argv[7])
         )
     print(json.dumps(figures))
 

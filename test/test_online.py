@@ -369,5 +369,5 @@ def test_a_run_learns_and_its_bundle_is_the_policy(tmp_path: Path) -> None:
     bundle = load_bundle(training.export(tmp_path / "bundle"))
     assert bundle.metrics["success"] == training.success
     values, goal = np.array([0.1, -0.3], np.float32), np.array([0.0, 0.2], np.float32)
-    answer = training._exploit({"bits": values[None]}, goal[None])[0]
+    answer = training.algorithm.act({"bits": values[None]}, goal[None])[0]
     np.testing.assert_allclose(bundle.policy().act({"bits": values}, goal), answer, atol=1e-5)

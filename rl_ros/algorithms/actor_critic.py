@@ -4,7 +4,7 @@ What makes each of them an algorithm of its own, its losses, is in its own file.
 """
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Generic, Literal, TypeVar, cast
 from weakref import WeakKeyDictionary
@@ -122,6 +122,10 @@ class DelayedActorCritic(ActorCritic):
     def policy_is_due(self) -> bool:
         """Whether the policy learns in the update at hand."""
         return (self.updates + 1) % self.config.policy_delay == 0
+
+    def phase(self) -> Hashable:
+        """See `Algorithm.phase`."""
+        return self.policy_is_due
 
     def after_update(self) -> None:
         """Move the target networks, as often as the policy: θ' ← τ θ + (1 − τ) θ'."""

@@ -105,8 +105,8 @@ class AdvantageWeightedRegression(Algorithm):
     def _past_value(self, batch: Batch) -> np.ndarray:
         """V(s') of the value function of then, float32 (batch,)."""
         past = cast(nn.ModuleDict, self.networks["past"])
-        features = past["encoder"](self._tensors(batch.next_observation, 0), torch.from_numpy(batch.desired_goal))
-        value: np.ndarray = past["value"](features)[0].numpy()
+        features = past["encoder"](self._tensors(batch.next_observation, 0), self._tensor(batch.desired_goal))
+        value: np.ndarray = past["value"](features)[0].cpu().numpy()
         return value
 
 

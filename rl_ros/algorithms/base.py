@@ -12,7 +12,8 @@ import copy
 import importlib
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar, Literal, cast
 
@@ -21,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from rl_ros import schema
+from rl_ros.algorithms.graphs import CapturedSteps
 from rl_ros.contract import Contract
 from rl_ros.episodes.hindsight import Hindsight
 from rl_ros.episodes.memory import Batch, ReplayMemory
@@ -132,18 +134,25 @@ class Algorithm(ABC):
         contract: what the data mean.
         normalisation: of `dataset_statistics`.
         config: an instance of `config_type`.
-        seed: of the initial weights and the image shifts.
+        seed: of the initial weights and the image shifts. The weights are the same on every device.
+        device: where to learn. On a GPU updates are recorded and launched as CUDA graphs, so that a loss may neither
+            look at numbers there nor make tensors from Python's.
     """
 
     name: ClassVar[str]
     config_type: ClassVar[type[Config]]
     policy_type: ClassVar[type[Policy]] = Policy
 
-    def __init__(self, contract: Contract, normalisation: Normalisation, config: Config, seed: int) -> None:
+    def __init__(
+        self, contract: Contract, normalisation: Normalisation, config: Config, seed: int, device: str = "cpu"
+    ) -> None:
         self.contract, self.normalisation, self.config, self.seed = contract, normalisation, config, seed
+        self.device = torch.device(device)
+        self.auxiliary_scale = nn.ModuleDict()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            self.networks = nn.ModuleDict(self.build())
+            self.networks = nn.ModuleDict(self.build()).to(self.device)
+        self.auxiliary_scale.to(self.device)
         self.trained_policy = cast(Policy, self.networks["policy"])
         self.policy: Policy = self.trained_policy
         """The policy to export: the running mean of `networks["policy"]`, or that itself."""
@@ -153,10 +162,14 @@ class Algorithm(ABC):
         """How `batches` replaces goals; None leaves them as they were."""
         self.updates = 0
         self._parameters = {n: p for n, p in self.networks.named_parameters() if p.requires_grad}
-        self._optimiser = torch.optim.AdamW(self._groups(), weight_decay=config.weight_decay, fused=True)
-        self._generator = torch.Generator().manual_seed(seed)
+        on_gpu = self.device.type == "cuda"
+        self._optimiser = torch.optim.AdamW(
+            self._groups(), weight_decay=config.weight_decay, fused=True, capturable=on_gpu
+        )
+        self._generator = torch.Generator(self.device).manual_seed(seed)
         if config.compile:
             self._total_loss = torch.compile(self._total_loss)  # type: ignore[method-assign]
+        self._captured = CapturedSteps(self._step, self._generator) if on_gpu else None
         self.schedule(0.0)
 
     def build(self) -> dict[str, nn.Module]:
@@ -213,10 +226,29 @@ class Algorithm(ABC):
     def after_update(self) -> None:  # noqa: B027 (most have nothing to do here)
         """What follows each update, such as moving target networks."""
 
+    def phase(self) -> Hashable:
+        """Which way through `loss` the update at hand takes, where that depends on `updates`."""
+        return None
+
     @torch.no_grad()
     def explore(self, observation: Mapping[str, Tensor], desired_goal: Tensor) -> Tensor:
         """The action to collect experience with, as `Policy.forward`; by default the policy's own."""
         return self.trained_policy(observation, desired_goal)
+
+    @torch.no_grad()
+    def act(
+        self, observation: Mapping[str, np.ndarray], desired_goal: np.ndarray, *, exploring: bool = False
+    ) -> np.ndarray:
+        """Actions float32 (n, A) in the contract's units: of the policy to export, or to collect experience with.
+
+        Args:
+            observation: by contract key, (n, *shape), raw.
+            desired_goal: float32 (n, G), raw.
+        """
+        seen, goal = self._tensors(observation, shift=0), self._tensor(desired_goal)
+        with self._placed():
+            action = self.explore(seen, goal) if exploring else self.policy(seen, goal)
+        return action.cpu().numpy()
 
     def normalise(self, normalisation: Normalisation) -> None:
         """Use other statistics from now on, as learning online finds them."""
@@ -232,14 +264,19 @@ class Algorithm(ABC):
         warm = min(1.0, (fraction + 1e-4) / self.config.warm_up) if self.config.warm_up > 0 else 1.0
         cosine = 0.5 * (1.0 + math.cos(math.pi * min(fraction, 1.0)))
         for group in self._optimiser.param_groups:
-            group["lr"] = group["initial_lr"] * warm * cosine
+            rate = group["initial_lr"] * warm * cosine
+            if isinstance(group["lr"], Tensor):
+                group["lr"].fill_(rate)
+            else:
+                group["lr"] = rate
 
     def update(self, batch: Batch) -> dict[str, Tensor]:
-        """Learn from one batch; metrics are scalar tensors, to be read (`float`) only as often as they are logged."""
-        total, metrics = self._total_loss(self._transitions(batch, shift=self.config.image_shift))
-        self._optimiser.zero_grad(set_to_none=True)
-        torch.autograd.backward(total)
-        self._optimiser.step()
+        """Learn from one batch.
+
+        Metrics are scalar tensors, to be read (`float`) only as often as they are logged, and before the next update.
+        """
+        transitions = self._transitions(batch, shift=self.config.image_shift)
+        metrics = self._captured(self.phase(), transitions) if self._captured else self._step(transitions)
         self.updates += 1
         if self.policy is not self.trained_policy:
             # The mean of all so far until there are enough for a running mean: no trace of the initial weights.
@@ -250,10 +287,12 @@ class Algorithm(ABC):
     @torch.no_grad()
     def validate(self, batch: Batch) -> dict[str, Tensor]:
         """The metrics of a batch without learning from it."""
-        return self._total_loss(self._transitions(batch, shift=0))[1]
+        transitions = self._transitions(batch, shift=0)
+        with self._placed():
+            return self._total_loss(transitions)[1]
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Every tensor that training continues from, by a unique name: networks, optimiser, counters, generator."""
+        """What training continues from, by a unique name, on the CPU: networks, optimiser, counters, generator."""
         state = {f"networks.{name}": tensor for name, tensor in self.networks.state_dict().items()}
         if self.policy is not self.trained_policy:
             state |= {f"average.{name}": tensor for name, tensor in self.policy.state_dict().items()}
@@ -262,10 +301,12 @@ class Algorithm(ABC):
                 state[f"optimiser.{entry}.{name}"] = value
         state["updates"] = torch.tensor(self.updates)
         state["generator"] = self._generator.get_state()
-        return {name: tensor.detach().clone() for name, tensor in state.items()}
+        return {name: tensor.detach().to("cpu", copy=True) for name, tensor in state.items()}
 
     def load_state_dict(self, state: Mapping[str, Tensor | np.ndarray]) -> None:
         """Continue where `state_dict` (or the arrays of `Bundle.state`) left off.
+
+        To the bit on the same kind of device; random numbers of another kind begin anew.
 
         Raises:
             UserError: the state is of another algorithm, contract or size.
@@ -278,14 +319,19 @@ class Algorithm(ABC):
                 self.policy.load_state_dict(_below("average.", tensors))
             for entry in ("step", "exp_avg", "exp_avg_sq"):
                 for name, value in _below(f"optimiser.{entry}.", tensors).items():
-                    optimiser.setdefault(self._parameters[name], {})[entry] = value
-            self._generator.set_state(tensors["generator"])
+                    optimiser.setdefault(self._parameters[name], {})[entry] = value.to(self.device)
             self.updates = int(tensors["updates"])
+            if len(tensors["generator"]) == len(self._generator.get_state()):
+                self._generator.set_state(tensors["generator"])
+            else:
+                self._generator.manual_seed(self.seed + self.updates)
         except (KeyError, RuntimeError) as error:
             reason = " ".join(str(error).split())
             raise UserError(f"these weights do not fit a {self.name} of this contract and size: {reason}") from error
         self._optimiser.state.clear()
         self._optimiser.state.update(optimiser)
+        if self._captured is not None:
+            self._captured.forget()
 
     def _groups(self) -> list[dict[str, Any]]:
         """Parameters by learning rate."""
@@ -293,7 +339,12 @@ class Algorithm(ABC):
         rates = self.learning_rates()
         for name, parameter in self._parameters.items():
             by_rate.setdefault(rates[name.split(".")[0]], []).append(parameter)
-        return [{"params": weights, "lr": rate, "initial_lr": rate} for rate, weights in by_rate.items()]
+        # A recorded update reads its learning rate on the GPU, where it can be changed.
+        on_gpu = self.device.type == "cuda" and self.config.schedule != "constant"
+        return [
+            {"params": weights, "lr": torch.tensor(rate, device=self.device) if on_gpu else rate, "initial_lr": rate}
+            for rate, weights in by_rate.items()
+        ]
 
     def _transitions(self, batch: Batch, shift: int) -> Transitions:
         layout = self.trained_policy.layout
@@ -301,21 +352,43 @@ class Algorithm(ABC):
             observation=self._tensors(batch.observation, shift),
             next_observation=self._tensors(batch.next_observation, shift),
             auxiliary=self._tensors(batch.auxiliary, 0),
-            desired_goal=torch.from_numpy(batch.desired_goal),
-            action=layout.scale(torch.from_numpy(batch.action)),
-            reward=torch.from_numpy(batch.reward),
-            terminated=torch.from_numpy(batch.terminated).float(),
-            steps=_or_all(batch.steps, 1.0, batch.reward),
-            demonstration=_or_all(batch.demonstration, 0.0, batch.reward),
+            desired_goal=self._tensor(batch.desired_goal),
+            action=layout.scale(self._tensor(batch.action)),
+            reward=self._tensor(batch.reward),
+            terminated=self._tensor(batch.terminated).float(),
+            steps=self._or_all(batch.steps, 1.0, batch.reward),
+            demonstration=self._or_all(batch.demonstration, 0.0, batch.reward),
             extra=self._tensors(batch.extra, 0),
         )
 
+    def _placed(self) -> AbstractContextManager[Any]:
+        """Makes new tensors where learning is; on the CPU they are there anyway."""
+        return nullcontext() if self.device.type == "cpu" else self.device
+
+    def _tensor(self, array: np.ndarray) -> Tensor:
+        # Of memory that is not pinned the CPU has made its copy on return, without waiting for the GPU.
+        return torch.from_numpy(array).to(self.device, non_blocking=True)
+
+    def _or_all(self, column: np.ndarray | None, value: float, like: np.ndarray) -> Tensor:
+        if column is None:
+            return torch.full(like.shape, value, device=self.device)
+        return self._tensor(column).float()
+
     def _tensors(self, arrays: Mapping[str, np.ndarray], shift: int) -> dict[str, Tensor]:
-        tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
+        tensors = {name: self._tensor(array) for name, array in arrays.items()}
         for name in self.trained_policy.encoder.images:
             if name in tensors:
                 tensors[name] = shift_images(tensors[name], shift, self._generator)
         return tensors
+
+    def _step(self, batch: Transitions) -> dict[str, Tensor]:
+        """Descend the loss once."""
+        with self._placed():
+            total, metrics = self._total_loss(batch)
+            self._optimiser.zero_grad(set_to_none=True)
+            torch.autograd.backward(total)
+            self._optimiser.step()
+        return metrics
 
     def _total_loss(self, batch: Transitions) -> tuple[Tensor, dict[str, Tensor]]:
         encoder = self.trained_policy.encoder
@@ -359,31 +432,50 @@ def make_algorithm(
     *,
     seed: int = 0,
     overrides: Mapping[str, Any] | None = None,
+    device: str = "cpu",
 ) -> Algorithm:
     """An algorithm with fresh weights.
 
     Args:
         normalisation: of `dataset_statistics`, or of the bundle that training continues from.
         overrides: settings other than the defaults of its configuration.
+        device: where to learn, as torch names it: `cpu`, `cuda`, `cuda:1`.
 
     Raises:
-        UserError: there is no such algorithm or setting, or a setting is of the wrong type.
+        UserError: there is no such algorithm, setting or device, or a setting is of the wrong type.
     """
     if name not in ALGORITHMS:
         raise UserError(f"no algorithm is named '{name}'; there are: {', '.join(sorted(ALGORITHMS))}.")
     module, _, attribute = ALGORITHMS[name].partition(":")
     algorithm: type[Algorithm] = getattr(importlib.import_module(module), attribute)
     config = schema.convert(algorithm.config_type, dict(overrides or {}), f"{name} settings")
-    return algorithm(contract, normalisation, config, seed)
+    require_device(device)
+    return algorithm(contract, normalisation, config, seed, device)
+
+
+def require_device(name: str) -> None:
+    """Refuse a device that torch cannot learn on here.
+
+    Raises:
+        UserError: it is neither the CPU nor a GPU that is there.
+    """
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UserError(f"no device is named '{name}'; there are: cpu, cuda, cuda:N.") from None
+    if device.type not in ("cpu", "cuda"):
+        raise UserError(f"learning runs on cpu or cuda, not on '{name}'.")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        found = torch.cuda.device_count()
+        raise UserError(
+            f"device '{name}' is not there: torch {torch.__version__} sees {found} GPU{'' if found == 1 else 's'}. Use "
+            "--device cpu, or install a build of torch for the GPU and its driver."
+        )
 
 
 def plain_config(config: Config) -> dict[str, Any]:
     """A configuration as plain data, for a bundle."""
     return asdict(config)
-
-
-def _or_all(column: np.ndarray | None, value: float, like: np.ndarray) -> Tensor:
-    return torch.full(like.shape, value) if column is None else torch.from_numpy(column).float()
 
 
 def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

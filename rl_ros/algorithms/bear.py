@@ -10,6 +10,7 @@ Kumar et al. 2019, "Stabilizing Off-Policy Q-Learning via Bootstrapping Error Re
 """
 
 import copy
+from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, cast
 
@@ -123,7 +124,7 @@ class BEAR(Algorithm):
         distance = discrepancy(drawn, like_recorded, config.kernel, config.kernel_width)
         multiplier = self.networks["multiplier"]()
         climbed = None
-        if self.updates >= config.cloning_updates:
+        if not self.cloning:
             climbed = frozen(critic, state, torch.tanh(drawn[0])).amin(0)
         losses = {
             "critic_loss": critic_loss(q, target),
@@ -134,6 +135,15 @@ class BEAR(Algorithm):
         metrics = {name: loss.detach() for name, loss in losses.items()}
         metrics |= {"q": q.detach().mean(), "discrepancy": distance.detach().mean(), "multiplier": multiplier.detach()}
         return torch.stack(list(losses.values())).sum(), metrics
+
+    @property
+    def cloning(self) -> bool:
+        """Whether the policy only clones in the update at hand."""
+        return self.updates < self.config.cloning_updates
+
+    def phase(self) -> Hashable:
+        """See `Algorithm.phase`."""
+        return self.cloning
 
     def after_update(self) -> None:
         """Move the target critics, θ' ← τ θ + (1 − τ) θ', and keep log α within −5 and 10."""

@@ -9,6 +9,7 @@ Wu, Tucker and Nachum 2019, "Behavior Regularized Offline Reinforcement Learning
 """
 
 import copy
+from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import ClassVar, Literal, cast
 
@@ -70,7 +71,7 @@ class BRAC(ActorCritic):
         """See `Algorithm.loss`. Each part trains one network; what it sees of the others is held fast."""
         config, critic, state, generator = self.config, self.networks["critic"], features.detach(), self._generator
         policy, behaviour = cast(GaussianPolicy, self.trained_policy), cast(GaussianPolicy, self.networks["behaviour"])
-        if self.updates < config.cloning_updates:
+        if self.cloning:
             cloning = cloning_loss(policy.log_probability(features, batch.action))
             return cloning, {"policy_loss": cloning.detach()}
         multiplier = self.networks["multiplier"]()
@@ -96,6 +97,15 @@ class BRAC(ActorCritic):
         metrics = {name: loss.detach() for name, loss in losses.items()}
         metrics |= {"q": q.detach().mean(), "divergence": distance.detach().mean(), "multiplier": multiplier.detach()}
         return torch.stack(list(losses.values())).sum(), metrics
+
+    @property
+    def cloning(self) -> bool:
+        """Whether the policy only clones in the update at hand."""
+        return self.updates < self.config.cloning_updates
+
+    def phase(self) -> Hashable:
+        """See `Algorithm.phase`."""
+        return self.cloning
 
     def after_update(self) -> None:
         """Move the target critics: θ' ← τ θ + (1 − τ) θ'. When cloning is over, keep what came of it."""

@@ -9,6 +9,7 @@ Kumar et al. 2020, "Conservative Q-Learning for Offline Reinforcement Learning" 
 """
 
 import math
+from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import ClassVar, Literal, cast
 
@@ -103,7 +104,7 @@ class ConservativeQLearning(ActorCritic):
         else:
             losses["conservative_loss"] = weight * gap.sum()
         temperature = self.networks["temperature"]()
-        if self.updates < config.cloning_updates:
+        if self.cloning:
             climbed = policy.log_probability(features, batch.action)
         else:
             climbed = frozen(critic, state, action).amin(0)
@@ -116,6 +117,15 @@ class ConservativeQLearning(ActorCritic):
             "temperature": temperature.detach(),
         }
         return torch.stack(list(losses.values())).sum(), metrics
+
+    @property
+    def cloning(self) -> bool:
+        """Whether the policy only clones in the update at hand."""
+        return self.updates < self.config.cloning_updates
+
+    def phase(self) -> Hashable:
+        """See `Algorithm.phase`."""
+        return self.cloning
 
     def sampled_values(self, sampled: Tensor, uniform: int, batch: Transitions) -> Tensor:
         """What the penalty pushes down, (critics, samples, batch): of uniform actions first, then of the policy's."""

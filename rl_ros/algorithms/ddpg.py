@@ -12,7 +12,7 @@ steps; Nair et al. 2018 (1709.10089) clone them wherever the critic thinks them 
 
 import copy
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal, cast
 
@@ -94,7 +94,7 @@ class DeterministicPolicyGradient(Algorithm):
             target = target.clamp(*value_range(config.smallest_reward, config.largest_reward, config.discount))
         q = self.networks["critic"](state, batch.action)
         losses = {"critic_loss": critic_loss(q, target)}
-        if self.updates % config.policy_delay == 0:
+        if self.policy_is_due:
             losses |= self.policy_losses(batch, features, q.detach())
         metrics = {name: loss.detach() for name, loss in losses.items()}
         metrics["q"] = q.detach().mean()
@@ -111,6 +111,15 @@ class DeterministicPolicyGradient(Algorithm):
             batch = memory.take(begin) if hindsight is None else hindsight.relabel(memory, begin, goals, rng)
             compute_reward = None if hindsight is None else hindsight.compute_reward
             yield with_returns(batch, memory, begin, goals != OWN, steps, discount, compute_reward)
+
+    @property
+    def policy_is_due(self) -> bool:
+        """Whether the policy learns in the update at hand."""
+        return self.updates % self.config.policy_delay == 0
+
+    def phase(self) -> Hashable:
+        """See `Algorithm.phase`."""
+        return self.policy_is_due
 
     def next_value(self, next_state: Tensor) -> Tensor:
         """Q'(s', π'(s')), (batch,), from the features of s'."""

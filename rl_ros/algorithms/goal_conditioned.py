@@ -130,11 +130,11 @@ class GoalConditioned(Algorithm):
         plain: dict[str, Any] = vars(super()._transitions(batch, shift))
         return GoalTransitions(
             **plain,
-            value_goal=torch.from_numpy(batch.value_goal),
-            value_reward=torch.from_numpy(batch.value_reward),
-            value_terminated=torch.from_numpy(batch.value_terminated).float(),
-            ahead=torch.from_numpy(batch.ahead),
-            sub_goal=None if batch.sub_goal is None else torch.from_numpy(batch.sub_goal),
+            value_goal=self._tensor(batch.value_goal),
+            value_reward=self._tensor(batch.value_reward),
+            value_terminated=self._tensor(batch.value_terminated).float(),
+            ahead=self._tensor(batch.ahead),
+            sub_goal=None if batch.sub_goal is None else self._tensor(batch.sub_goal),
             sub_goal_observation=self._tensors(batch.sub_goal_observation, shift),
         )
 

@@ -199,10 +199,12 @@ class QTOpt(Algorithm):
     config_type: ClassVar[type[Config]] = QTOptConfig
     config: QTOptConfig
 
-    def __init__(self, contract: Contract, normalisation: Normalisation, config: Config, seed: int) -> None:
+    def __init__(
+        self, contract: Contract, normalisation: Normalisation, config: Config, seed: int, device: str = "cpu"
+    ) -> None:
         self._decisions: ColumnOfMemory[Decisions] = ColumnOfMemory()
         self._goals: ColumnOfMemory[HeldUp] = ColumnOfMemory()
-        super().__init__(contract, normalisation, config, seed)
+        super().__init__(contract, normalisation, config, seed, device)
 
     def build(self) -> dict[str, nn.Module]:
         """`policy`, which holds Q, its two targets, and what tells where objects are."""
@@ -272,8 +274,7 @@ class QTOpt(Algorithm):
                 "target": target.mean(),
                 "q_error": (probability - target).abs().mean(),
             }
-            last = batch.terminated > 0
-            metrics["last_loss"] = cross_entropy(logits[last], target[last]) if last.any() else loss.detach() * 0.0
+            metrics["last_loss"] = cross_entropy(logits, target, batch.terminated)
             metrics["seen_loss"] = cross_entropy(logits, batch.extra["seen_return"].clamp(0.0, 1.0))
         if config.conservative_weight > 0:
             others = self.other_actions(batch.action)
@@ -324,13 +325,13 @@ class QTOpt(Algorithm):
 
     def label(self, batch: Batch) -> Batch:
         """The batch with its targets: another learner with the same weights need not search for them."""
-        target = self.target(self._transitions(batch, shift=0)).numpy()
+        target = self.target(self._transitions(batch, shift=0)).cpu().numpy()
         return replace(batch, extra={**batch.extra, TARGET: target})
 
     def target_weights(self) -> dict[str, np.ndarray]:
         """Of the networks that targets come from, by name; copies."""
         networks = ((name, self.networks[name].state_dict()) for name in TARGETS)
-        return {f"{name}.{key}": value.numpy().copy() for name, state in networks for key, value in state.items()}
+        return {f"{name}.{key}": value.cpu().numpy().copy() for name, state in networks for key, value in state.items()}
 
     def use_target_weights(self, weights: Mapping[str, np.ndarray]) -> None:
         """Find targets with `target_weights` of another learner."""
@@ -345,7 +346,8 @@ class QTOpt(Algorithm):
         """
         xyz = objects.view(len(objects), -1, 3)
         near = xyz[..., :2] + 0.03 * torch.randn(xyz[..., :2].shape, generator=self._generator)
-        far = torch.rand(near.shape, generator=self._generator) * 0.28 - 0.14 + torch.tensor([0.5, 0.0])
+        far = torch.rand(near.shape, generator=self._generator) * 0.28 - 0.14
+        far[..., 0] += 0.5
         places = torch.cat([near, far], dim=1)
         apart = (places[:, :, None] - xyz[:, None, :, :2]).square().sum(-1)
         lifted = xyz[:, None, :, 2] > LYING
@@ -389,14 +391,18 @@ class QTOpt(Algorithm):
         return action
 
 
-def cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
+def cross_entropy(logits: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
     """Section 4.1: −E[ y log Q(s, a) + (1 − y) log(1 − Q(s, a)) ], where Q is the sigmoid of the logits.
 
     Args:
         logits: (batch,).
         target: y, (batch,), 0 to 1; no gradient flows to it.
+        weight: of each in the mean, (batch,); all the same if None, and 0 where all weights are 0.
     """
-    return nn.functional.binary_cross_entropy_with_logits(logits, target.detach())
+    if weight is None:
+        return nn.functional.binary_cross_entropy_with_logits(logits, target.detach())
+    total = nn.functional.binary_cross_entropy_with_logits(logits, target.detach(), weight, reduction="sum")
+    return total / weight.sum().clamp(min=1.0)
 
 
 def clipped_double_target(

@@ -40,6 +40,9 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
     length.add_argument("--seconds", type=float, help="train for so long")
     length.add_argument("--updates", type=positive, help="train for so many updates; the same seed gives the same bits")
     parser.add_argument("--seed", type=int, default=0, help="of weights and batches (default: %(default)s)")
+    parser.add_argument(
+        "--device", default="cpu", help="to learn on, as torch names it: cpu, cuda, cuda:1 (default: %(default)s)"
+    )
     parser.add_argument("--task", metavar="NAME", help="learn from the layer that `rl_ros relabel --task NAME` made")
     parser.add_argument(
         "--held-out",
@@ -90,10 +93,12 @@ def run(options: argparse.Namespace) -> int:
         raise UserError("say how long to train: --seconds or --updates.")
     import torch
 
+    from rl_ros.algorithms.base import require_device
     from rl_ros.training.offline import HELD_OUT, train
     from rl_ros.training.runs import DataSource, write_source
 
     torch.set_num_threads(1)
+    require_device(options.device)
     contract, dataset = load_dataset(options, unencoded=True)
     if options.task:
         dataset = read_layer(dataset, options.task).over(dataset)
@@ -137,6 +142,7 @@ def run(options: argparse.Namespace) -> int:
             human=dataset.human if options.human_share else None,
             human_share=options.human_share,
             encoder=encoder,
+            device=options.device,
         )
     console.print(f"policy bundle: {bundle}")
     return 0

@@ -46,6 +46,8 @@ def run_in_parts(options: argparse.Namespace, settings: Mapping[str, Any]) -> in
         raise UserError("--ray and --grasps are for --algorithm qt_opt; leave them out for any other.")
     if not options.updates:
         raise UserError("say how long to train: --updates.")
+    if options.device != "cpu":
+        raise UserError("a run in parts learns on the CPU; leave --device out, or --ray and --grasps.")
     if options.task or options.split_on or options.split_at or options.arguments or options.contract or options.actors:
         raise UserError("a run in parts reads the bags of grasp as they are; leave the other options out.")
     from rl_ros.training.distributed import Here, OnRay, Settings, train_in_parts

@@ -67,6 +67,7 @@ def run_online(options: argparse.Namespace, settings: Mapping[str, Any], contrac
             "updates": options.updates or 0,
             "cpu_share": 1.0,
             "seed": options.seed,
+            "device": options.device,
             "settings": json.dumps(dict(settings)),
         }
         graph = Graph("train", nodes={"trainer": GraphNode("trainer", parameters, stops_graph=True)})

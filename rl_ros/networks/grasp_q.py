@@ -211,7 +211,8 @@ class GraspQ(nn.Module):
         corner = first + (top * self.columns + left).long()
         both = right * down
         share = torch.stack([1 - right - down + both, right - both, down - both, both], dim=-1)
-        around = corner[..., None] + torch.tensor([0, 1, self.columns, self.columns + 1])
+        below = corner + self.columns
+        around = torch.stack([corner, corner + 1, below, below + 1], dim=-1)
         if torch.onnx.is_in_onnx_export():  # which knows no sum of rows in one step
             return (nn.functional.embedding(around, cells) * share[..., None]).sum(dim=-2)
         seen = nn.functional.embedding_bag(

@@ -161,7 +161,7 @@ def shift_images(image: Tensor, pixels: int, generator: torch.Generator) -> Tens
     if pixels == 0:
         return image
     height, width = image.shape[1:3]
-    down, right = torch.randint(-pixels, pixels + 1, (2,), generator=generator).tolist()
+    down, right = torch.randint(-pixels, pixels + 1, (2,), generator=generator, device=generator.device).tolist()
     # Slices, because index_select along the width takes thirty times as long.
     shifted = torch.empty_like(image)
     top, left = max(down, 0), max(right, 0)

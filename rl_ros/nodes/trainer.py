@@ -102,6 +102,7 @@ class Trainer(Node):
             encoder=Path(given["encoder"]) if given["encoder"] else None,
             seed=given["seed"],
             overrides=overrides,
+            device=given["device"],
         )
 
     def work(self) -> None:

@@ -16,6 +16,7 @@ Only saving needs torch; a robot that loads bundles does not have it.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import os
@@ -330,13 +331,14 @@ def save_learner(
     """
     from rl_ros.algorithms.base import plain_config
 
-    policy = {f"networks.policy.{name}": tensor for name, tensor in learner.policy.state_dict().items()}
+    on_cpu = learner.policy if learner.device.type == "cpu" else copy.deepcopy(learner.policy).cpu()
+    policy = {f"networks.policy.{name}": tensor for name, tensor in on_cpu.state_dict().items()}
     return save_bundle(
         directory,
         contract=learner.contract,
         algorithm_name=learner.name,
         configuration={"seed": learner.seed, **plain_config(learner.config)},
-        policy_module=learner.policy,
+        policy_module=on_cpu,
         state_tensors=policy if policy_alone else learner.state_dict(),
         normalisation={
             name: {key: list(values) for key, values in entry.items()} for name, entry in learner.normalisation.items()

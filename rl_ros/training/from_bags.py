@@ -79,6 +79,8 @@ class Settings:
     seed: int = 0
     overrides: Mapping[str, Any] = field(default_factory=dict)
     """Settings of the algorithm other than its defaults, or than those of the bundle that is continued."""
+    device: str = "cpu"
+    """Where to learn, as torch names it: `cpu`, `cuda`, `cuda:1`."""
 
 
 @dataclass(frozen=True)
@@ -351,7 +353,12 @@ class BagTrainer:
     def _make_learner(self, normalisation: Normalisation) -> Algorithm:
         settings = self.settings
         learner = make_algorithm(
-            settings.algorithm, self.contract, normalisation, seed=settings.seed, overrides=settings.overrides
+            settings.algorithm,
+            self.contract,
+            normalisation,
+            seed=settings.seed,
+            overrides=settings.overrides,
+            device=settings.device,
         )
         self._relabel(learner)
         return learner
@@ -373,7 +380,7 @@ class BagTrainer:
             raise UserError(
                 f"{bundle.directory}: was trained with another image encoder than {self._encoder.directory}."
             )
-        learner = configured(bundle, settings.seed, settings.overrides)
+        learner = configured(bundle, settings.seed, settings.overrides, settings.device)
         learner.load_state_dict(bundle.state())
         self._relabel(learner)
         self.sources = list(bundle.source_episodes)

@@ -14,7 +14,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import torch
 
 from rl_ros.algorithms.base import make_algorithm
 from rl_ros.contract import Contract, Goal, Key
@@ -102,8 +101,7 @@ class Guide:
             return action
         thing = self.thing.of(observation)
         leads &= np.linalg.norm(self.hand.of(observation) - thing, axis=-1) > self.far
-        values = {name: torch.from_numpy(value) for name, value in observation.items()}
-        led = self.learner.explore(values, torch.from_numpy(np.ascontiguousarray(thing))).numpy()
+        led = self.learner.act(observation, np.ascontiguousarray(thing), exploring=True)
         return np.where(leads[:, None], led, action)
 
     def learn(self, episodes: Sequence[Episode], rng: np.random.Generator) -> None:

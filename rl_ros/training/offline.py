@@ -41,6 +41,7 @@ def train(
     human: np.ndarray | None = None,
     human_share: float = 0.0,
     encoder: ImageEncoder | None = None,
+    device: str = "cpu",
 ) -> Path:
     """Train a policy on recorded episodes and write `out/metrics.csv`, events for TensorBoard and `out/bundle/`.
 
@@ -65,19 +66,20 @@ def train(
         human_share: of each batch from those, symmetric sampling at 0.5 (Ball et al. 2023, 2302.02948); 0 as they come.
         encoder: the image encoder that latents are of; it goes into the bundle, and algorithms that do not choose their
             goals themselves practise what it imagines.
+        device: where to learn, as torch names it.
 
     Returns:
         The bundle's directory.
 
     Raises:
-        UserError: an unknown algorithm or setting, not exactly one of `seconds` and `updates`, or a share of a person's
+        UserError: an unknown algorithm, setting or device, not exactly one of `seconds` and `updates`, or a share of
             ticks where there are none.
     """
     if (seconds is None) == (updates is None) or (seconds or updates or 0) <= 0:
         raise UserError("training takes either a positive number of seconds or of updates; give one of them.")
     keep_freed_memory()
     normalisation = dataset_statistics(memory, contract)
-    learner = make_algorithm(algorithm, contract, normalisation, seed=seed, overrides=overrides)
+    learner = make_algorithm(algorithm, contract, normalisation, seed=seed, overrides=overrides, device=device)
     if encoder is not None:
         practise(learner, drawn_from(imagined(encoder)))
     generator = np.random.default_rng(seed)

@@ -182,7 +182,7 @@ class OnlineTraining:
     def evaluate(self, episodes: int) -> float:
         """Share of episodes, of seeds of their own, that the policy without exploration ends in success."""
         seeds = range(EVALUATION_SEED, EVALUATION_SEED + episodes)
-        return float(np.mean([episode.success for episode in self.experience.collect(self._exploit, seeds)]))
+        return float(np.mean([episode.success for episode in self.experience.collect(self.algorithm.act, seeds)]))
 
     def save(self) -> Path:
         """Write a checkpoint in `out/checkpoints`; returns its path."""
@@ -319,7 +319,7 @@ class OnlineTraining:
     def _random(self, observation: Mapping[str, np.ndarray], desired_goal: np.ndarray) -> np.ndarray:
         layout = self.algorithm.trained_policy.layout
         action = self._rng.uniform(-1.0, 1.0, (len(desired_goal), len(layout.low))).astype(np.float32)
-        return layout.unscale(torch.from_numpy(action)).numpy()
+        return layout.unscale(torch.from_numpy(action).to(layout.low.device)).cpu().numpy()
 
     def _led(self, act: Act) -> Act:
         def led(observation: Mapping[str, np.ndarray], desired_goal: np.ndarray) -> np.ndarray:
@@ -329,11 +329,4 @@ class OnlineTraining:
         return led
 
     def _explore(self, observation: Mapping[str, np.ndarray], desired_goal: np.ndarray) -> np.ndarray:
-        values = {name: torch.from_numpy(value) for name, value in observation.items()}
-        return self.algorithm.explore(values, torch.from_numpy(desired_goal)).numpy()
-
-    def _exploit(self, observation: Mapping[str, np.ndarray], desired_goal: np.ndarray) -> np.ndarray:
-        values = {name: torch.from_numpy(value) for name, value in observation.items()}
-        with torch.no_grad():
-            action: np.ndarray = self.algorithm.policy(values, torch.from_numpy(desired_goal)).numpy()
-        return action
+        return self.algorithm.act(observation, desired_goal, exploring=True)

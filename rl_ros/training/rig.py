@@ -258,7 +258,7 @@ class LatentTraining(OnlineTraining):
         """See `OnlineTraining.evaluate`; the goals are pictures, and the final distances in metres are noted."""
         seeds = range(EVALUATION_SEED, EVALUATION_SEED + episodes)
         self.senses.prior = None
-        found = self.experience.collect(self._exploit, seeds)
+        found = self.experience.collect(self.algorithm.act, seeds)
         self.senses.prior = self.prior
         apart = final_distances(found, self.algorithm.contract.task)
         self.evaluation = {"median_distance": float(np.median(apart)), "mean_distance": float(np.mean(apart))}

@@ -101,16 +101,20 @@ def metrics_file(run: Path) -> Path:
     raise UserError(f"{run}: holds no {METRICS[0]}, so it is no run; `rl_ros train` makes one.")
 
 
-def configured(bundle: Bundle, seed: int = 0, overrides: Mapping[str, Any] | None = None) -> Algorithm:
+def configured(
+    bundle: Bundle, seed: int = 0, overrides: Mapping[str, Any] | None = None, device: str = "cpu"
+) -> Algorithm:
     """The algorithm of a bundle with its settings and fresh weights.
 
     Args:
         seed: of the weights.
         overrides: settings other than the bundle's.
+        device: where it is to learn.
     """
     settings = {name: value for name, value in bundle.configuration.items() if name != "seed"}
+    settings |= overrides or {}
     return make_algorithm(
-        bundle.algorithm, bundle.contract, bundle.normalisation, seed=seed, overrides=settings | dict(overrides or {})
+        bundle.algorithm, bundle.contract, bundle.normalisation, seed=seed, overrides=settings, device=device
     )
 
 
