@@ -8,7 +8,7 @@ import torch
 from points import POINT, detours
 
 from rl_ros.algorithms.base import ALGORITHMS, Algorithm, dataset_statistics, make_algorithm
-from rl_ros.algorithms.graphs import EAGER
+from rl_ros.algorithms.gpu import EAGER
 from rl_ros.contract import Contract
 from rl_ros.episodes.memory import ReplayMemory
 from rl_ros.errors import UserError

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from rl_ros import schema
-from rl_ros.algorithms.graphs import CapturedSteps
+from rl_ros.algorithms.gpu import CapturedSteps, require_device
 from rl_ros.contract import Contract
 from rl_ros.episodes.hindsight import Hindsight
 from rl_ros.episodes.memory import Batch, ReplayMemory
@@ -451,26 +451,6 @@ def make_algorithm(
     config = schema.convert(algorithm.config_type, dict(overrides or {}), f"{name} settings")
     require_device(device)
     return algorithm(contract, normalisation, config, seed, device)
-
-
-def require_device(name: str) -> None:
-    """Refuse a device that torch cannot learn on here.
-
-    Raises:
-        UserError: it is neither the CPU nor a GPU that is there.
-    """
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise UserError(f"no device is named '{name}'; there are: cpu, cuda, cuda:N.") from None
-    if device.type not in ("cpu", "cuda"):
-        raise UserError(f"learning runs on cpu or cuda, not on '{name}'.")
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        found = torch.cuda.device_count()
-        raise UserError(
-            f"device '{name}' is not there: torch {torch.__version__} sees {found} GPU{'' if found == 1 else 's'}. Use "
-            "--device cpu, or install a build of torch for the GPU and its driver."
-        )
 
 
 def plain_config(config: Config) -> dict[str, Any]:

@@ -93,7 +93,7 @@ def run(options: argparse.Namespace) -> int:
         raise UserError("say how long to train: --seconds or --updates.")
     import torch
 
-    from rl_ros.algorithms.base import require_device
+    from rl_ros.algorithms.gpu import require_device
     from rl_ros.training.offline import HELD_OUT, train
     from rl_ros.training.runs import DataSource, write_source
 

@@ -1,4 +1,4 @@
-"""Updates on a GPU, recorded once and then launched whole.
+"""Learning on a GPU: updates are recorded once and then launched whole.
 
 An update of small networks is a hundred kernels of a few microseconds each. Launching them one by one from Python takes
 many times as long as they do; a CUDA graph launches them all at once.
@@ -11,6 +11,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
+
+from rl_ros.errors import UserError
 
 EAGER = 3
 """Steps of each kind that are launched one kernel at a time, before one is recorded: they make what lasts, such as the
@@ -86,3 +88,23 @@ def tensors_of(batch: Any) -> Iterator[Tensor]:
             yield value
         elif isinstance(value, dict):
             yield from value.values()
+
+
+def require_device(name: str) -> None:
+    """Refuse a device that torch cannot learn on here.
+
+    Raises:
+        UserError: it is neither the CPU nor a GPU that is there.
+    """
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UserError(f"no device is named '{name}'; there are: cpu, cuda, cuda:N.") from None
+    if device.type not in ("cpu", "cuda"):
+        raise UserError(f"learning runs on cpu or cuda, not on '{name}'.")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        found = torch.cuda.device_count()
+        raise UserError(
+            f"device '{name}' is not there: torch {torch.__version__} sees {found} GPU{'' if found == 1 else 's'}. Use "
+            "--device cpu, or install a build of torch for the GPU and its driver."
+        )
