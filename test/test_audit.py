@@ -16,6 +16,7 @@ from rl_ros.episodes import messages
 from rl_ros.episodes.audit import Audit, EpisodeAudit, Level, audit, audit_episode, audit_set, value_ages
 from rl_ros.episodes.ingest import EVENTS
 from rl_ros.episodes.memory import Episode
+from rl_ros.episodes.pages import OPEN_ROWS, text_table
 from rl_ros.episodes.record import EpisodeFile, EpisodeRecorder
 from rl_ros.training.live import run_episodes
 
@@ -397,3 +398,12 @@ def test_episodes_of_the_expert_are_not_flagged(tmp_path: Path) -> None:
     bags = tmp_path / "bags"
     run_episodes("lift", {"bags": str(bags), "expert_noise": "0.0"}, 5, tmp_path / "log")
     assert main(["audit", str(bags)]) == 0
+
+
+def test_a_long_table_unfolds_and_hides_nothing() -> None:
+    rows = [[f"episode_{number}"] for number in range(OPEN_ROWS + 5)]
+    page = text_table(["episode"], rows)
+    open_part, folded = page.split("<details>")
+    assert "<summary>and 5 more</summary>" in folded
+    assert [open_part.count("episode_"), folded.count("episode_")] == [OPEN_ROWS, 5]
+    assert "<details>" not in text_table(["episode"], rows[:OPEN_ROWS])

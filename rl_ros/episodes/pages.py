@@ -15,6 +15,8 @@ from matplotlib.figure import Figure
 matplotlib.use("Agg")
 
 STRIP_FRAMES = 8
+OPEN_ROWS = 20
+"""Rows of a table of text that are seen at once; the others unfold."""
 _PAGE = """<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8"><title>{title}</title>
 <style>
@@ -55,10 +57,17 @@ def figures_table(rows: Iterable[tuple[str, str]]) -> str:
 
 
 def text_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table of text with a header."""
+    """A table of text with a header; what is beyond the first rows unfolds, so that a long one hides nothing below."""
     top = "".join(f"<th>{html.escape(text)}</th>" for text in header)
-    cells = "".join(f"<tr>{''.join(f'<td>{html.escape(text)}</td>' for text in row)}</tr>" for row in rows)
-    return f"<table><tr>{top}</tr>{cells}</table>"
+    cells = [f"<tr>{''.join(f'<td>{html.escape(text)}</td>' for text in row)}</tr>" for row in rows]
+
+    def table(part: Sequence[str]) -> str:
+        return f"<table><tr>{top}</tr>{''.join(part)}</table>"
+
+    more = cells[OPEN_ROWS:]
+    if not more:
+        return table(cells)
+    return f"{table(cells[:OPEN_ROWS])}<details><summary>and {len(more)} more</summary>{table(more)}</details>"
 
 
 def plot(figure: Figure, caption: str) -> str:
