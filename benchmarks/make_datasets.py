@@ -34,12 +34,12 @@ from rl_ros.episodes.bags import find_bags
 from rl_ros.episodes.cache import DIRECTORY, load_columns
 from rl_ros.episodes.exchange.bags import write_bags
 from rl_ros.episodes.memory import Columns, Episode, ReplayMemory
+from rl_ros.interruptions import interruptions
 from rl_ros.networks.layers import DESIRED_GOAL
 from rl_ros.tasks.env import ArmEnvironment, make
 from rl_ros.tasks.goals import GoalTask
 from rl_ros.tasks.task import Values
 from rl_ros.training.bundle import load_bundle
-from rl_ros.training.checkpoint import interruptions
 from rl_ros.training.logs import RunLog
 from rl_ros.training.online import EVALUATION_SEED, SEEDS_A_RUN, Act, OnlineSettings, OnlineTraining
 from rl_ros.training.rollouts import Rollouts

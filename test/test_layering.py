@@ -21,7 +21,7 @@ LAYERS = (
     {"graph"},
     {"networks"},
     {"contract", "robot"},
-    {"schema", "resources", "errors", ""},
+    {"schema", "resources", "errors", "interruptions", ""},
 )
 """Top to bottom. The empty name is the package itself, which holds the version."""
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}

@@ -1,6 +1,8 @@
 """Nodes in this process, each driven by a test node over real topics."""
 
 import json
+import os
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -20,6 +22,7 @@ from rl_ros.episodes.assemble import Tick
 from rl_ros.episodes.bags import read_bag
 from rl_ros.episodes.record import EpisodeFile
 from rl_ros.errors import UserError
+from rl_ros.nodes import spin as spin_module
 from rl_ros.nodes.arm_guard import ArmGuard
 from rl_ros.nodes.base import Node, Polled, message_class
 from rl_ros.nodes.goal_encoder import GoalEncoder
@@ -494,3 +497,30 @@ def test_a_polled_message_tells_its_publisher_and_its_number(recorder: RecorderB
     assert len({message.publisher for message in taken}) == 1
     assert taken[0].publisher
     assert taken[0].received <= taken[1].received <= taken[2].received
+
+
+def test_an_interrupt_waits_for_the_callback_at_hand(monkeypatch: pytest.MonkeyPatch, ros_domain: int) -> None:
+    done: list[str] = []
+
+    class Interrupted(RosNode):  # type: ignore[misc]
+        exit_code = None
+
+        def __init__(self) -> None:
+            super().__init__("interrupted")
+            self.create_timer(0.01, self.on_time)
+
+        def on_time(self) -> None:
+            os.kill(os.getpid(), signal.SIGINT)
+            done.append("callback finished")
+
+        def close(self) -> None:
+            done.append("closed, and able to speak" if rclpy.ok() else "closed")
+
+    monkeypatch.setattr(spin_module, "node_class", lambda name: Interrupted)
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    try:
+        assert spin_module.run(["interrupted"], []) == 0
+    finally:
+        for number, handler in zip((signal.SIGINT, signal.SIGTERM), before, strict=True):
+            signal.signal(number, handler)
+    assert done == ["callback finished", "closed, and able to speak"]

@@ -1,6 +1,7 @@
 """The one executor choice, and how a process of nodes begins and ends."""
 
 import gc
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
@@ -9,8 +10,10 @@ from typing import Any
 import rclpy
 from rclpy.executors import ExternalShutdownException
 from rclpy.experimental.events_executor import EventsExecutor
+from rclpy.signals import SignalHandlerOptions
 
 from rl_ros.errors import UserError
+from rl_ros.interruptions import interruptions
 from rl_ros.nodes.base import Node
 
 SPIN_TIMEOUT = 0.2
@@ -24,22 +27,22 @@ def node_class(name: str) -> Callable[[], Node]:
     return found
 
 
-def spin(nodes: Sequence[Node]) -> int:
-    """Run nodes until one of them sets its exit code or the context is shut down; returns the exit code."""
+def spin(nodes: Sequence[Node], interrupted: Callable[[], bool]) -> int:
+    """Run nodes until one sets its exit code, or there was an interruption between callbacks; returns the exit code."""
     executor = EventsExecutor()
     for node in nodes:
         executor.add_node(node)
     try:
-        return _spin(executor, nodes)
+        return _spin(executor, nodes, interrupted)
     finally:
         executor.shutdown()
 
 
-def _spin(executor: Any, nodes: Sequence[Node]) -> int:
+def _spin(executor: Any, nodes: Sequence[Node], interrupted: Callable[[], bool]) -> int:
     # What start-up made stays for good: without this each full collection walks through all of it again.
     gc.collect()
     gc.freeze()
-    while rclpy.ok():
+    while rclpy.ok() and not interrupted():
         executor.spin_once(timeout_sec=SPIN_TIMEOUT)
         codes = [node.exit_code for node in nodes if node.exit_code is not None]
         if codes:
@@ -50,15 +53,19 @@ def _spin(executor: Any, nodes: Sequence[Node]) -> int:
 def run(names: Sequence[str], arguments: Sequence[str] | None = None) -> int:
     """Run the named nodes in this process; returns its exit code.
 
-    A mistake of the user's is one sentence on standard error and status 2.
+    SIGINT and SIGTERM break in while nodes are made, and afterwards end the process between two callbacks, so that
+    nodes can still say a last word. A mistake of the user's is one sentence on standard error and status 2.
     """
     nodes: list[Node] = []
     try:
-        with rclpy.init(args=list(sys.argv if arguments is None else arguments)):
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        given = list(sys.argv if arguments is None else arguments)
+        with rclpy.init(args=given, signal_handler_options=SignalHandlerOptions.NO):
             try:
                 for name in names:
                     nodes.append(node_class(name)())
-                return spin(nodes)
+                with interruptions() as interrupted:
+                    return spin(nodes, interrupted)
             finally:
                 for node in nodes:
                     node.close()

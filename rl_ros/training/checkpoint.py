@@ -11,10 +11,8 @@ removed. So there is always a whole one, whenever the power goes. Nothing in it 
 import json
 import os
 import shutil
-import signal
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -106,25 +104,3 @@ def load_checkpoint(directory: Path) -> Checkpoint:
         )
     except (OSError, ValueError, KeyError, safetensors.SafetensorError) as error:
         raise UserError(f"{place}: this checkpoint is damaged ({error}); begin the run anew.") from error
-
-
-@contextmanager
-def interruptions() -> Iterator[Callable[[], bool]]:
-    """Within it, SIGINT and SIGTERM only make what it gives answer True, so that a run can end where it is whole.
-
-    A second signal of the kind has its usual effect.
-    """
-    came: list[int] = []
-    before: dict[int, Any] = {}
-
-    def note(number: int, _: object) -> None:
-        came.append(number)
-        signal.signal(number, before[number])
-
-    for number in (int(signal.SIGINT), int(signal.SIGTERM)):
-        before[number] = signal.signal(number, note)
-    try:
-        yield lambda: bool(came)
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

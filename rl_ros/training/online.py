@@ -19,10 +19,11 @@ from rl_ros.episodes.distance import DistanceReward
 from rl_ros.episodes.memory import Batch, Episode, ReplayMemory, join
 from rl_ros.episodes.statistics import RunningStatistics
 from rl_ros.errors import UserError
+from rl_ros.interruptions import interruptions
 from rl_ros.networks.image_encoder import ImageEncoder
 from rl_ros.networks.layers import DESIRED_GOAL
 from rl_ros.training.bundle import save_learner
-from rl_ros.training.checkpoint import Checkpoint, interruptions, load_checkpoint, save_checkpoint
+from rl_ros.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from rl_ros.training.guide import Guide
 from rl_ros.training.logs import RunLog
 
