@@ -106,18 +106,18 @@ class PixelSenses(PractisingSenses):
 
 
 def begin(
-    task: str, seed: int, budget: Budget, out: Path, sees: bool, config: RepresentationConfig
+    contract: Contract, seed: int, budget: Budget, out: Path, sees: bool, config: RepresentationConfig
 ) -> tuple[list[Episode], dict[str, float]]:
     """Wander about, and train the encoder where there is to be one."""
     began = time.monotonic()
     with progress() as bar:
         shown = bar.add_task("wandering about", total=budget.wandering)
-        episodes = wander(task, budget.wandering, seed, lambda done: bar.update(shown, completed=done))
+        episodes = wander(contract, budget.wandering, seed, lambda done: bar.update(shown, completed=done))
     figures: dict[str, float] = {}
     if sees:
         images = [episode.observation["image"] for episode in episodes]
         learned = [image for index, image in enumerate(images) if index % HELD_OUT]
-        latent = Contract.load(task).latent.shape[0]
+        latent = contract.latent.shape[0]
         with progress() as bar:
             shown = bar.add_task("training the encoder", total=budget.encoder_updates)
             _, _, figures = train_encoder(
@@ -141,7 +141,7 @@ def firsts(episodes: list[np.ndarray]) -> np.ndarray:
 
 
 def run_method(
-    method: str, task: str, seed: int, budget: Budget, out: Path, resume: bool, overrides: dict[str, Any]
+    method: str, contract: Contract, seed: int, budget: Budget, out: Path, resume: bool, overrides: dict[str, Any]
 ) -> LatentTraining:
     """Run a method, or go on with it."""
     resume = resume and (out / CHECKPOINTS).is_dir()
@@ -150,14 +150,14 @@ def run_method(
         steps=budget.steps, random_steps=0, kept_still=1.0, **({"capacity": budget.steps + 10_000} | budget.loop)
     )
     rig = RigSettings(**overrides.get("rig", {}))
-    contract = Contract.load(task)
+    task, pictured = contract.task, contract
     episodes: list[Episode] = []
     if resume:
         spent = json.loads((out / FIRST).read_text())
     else:
         shutil.rmtree(out, ignore_errors=True)
         config = RepresentationConfig(**overrides.get("representation", {}))
-        episodes, spent = begin(task, seed, budget, out, sees, config)
+        episodes, spent = begin(contract, seed, budget, out, sees, config)
         out.mkdir(parents=True, exist_ok=True)
         (out / FIRST).write_text(json.dumps(spent))
         if sees:
@@ -184,7 +184,8 @@ def run_method(
             )
         else:
             # Goals to practise are those of pictures that wandering about has seen.
-            ends = np.stack([senses.see(tick, tick) for tick in last_ticks(episodes or wander(task, 200, seed))])
+            seen = episodes or wander(pictured, 200, seed)
+            ends = np.stack([senses.see(tick, tick) for tick in last_ticks(seen)])
             training = LatentTraining(algorithm, rollouts, settings, seed, out, senses, drawn_from(ends), resume=resume)
         if not resume:
             training.seconds = float(spent["seconds"])
@@ -214,6 +215,7 @@ def main() -> None:
     parser.add_argument("--loop", default="{}", help="JSON: settings of the loop")
     parser.add_argument("--rig", default="{}", help='JSON: RigSettings, such as {"skew": -0.5}')
     parser.add_argument("--representation", default="{}", help="JSON: RepresentationConfig")
+    parser.add_argument("--camera", type=int, metavar="N", help="N x N pixels, if not the task's own")
     parser.add_argument("--name", default="", help="of the runs, to tell settings apart")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
@@ -224,6 +226,9 @@ def main() -> None:
     if arguments.quick:
         budget = Budget(20, 200, 2_000, loop | {"evaluate_every": 1_000, "evaluation_episodes": 10})
     overrides = {name: json.loads(getattr(arguments, name)) for name in ("settings", "rig", "representation")}
+    contract = Contract.load(arguments.task)
+    if arguments.camera:
+        contract = contract.with_camera(arguments.camera, arguments.camera)
     label = f"rig_{arguments.task}_{arguments.seed}{'_' if arguments.name else ''}{arguments.name}"
     table = Table("method", "env steps", "seconds", "median distance, m", "success", title=label)
     last: dict[str, Any] = {"task": arguments.task, "seed": arguments.seed}
@@ -231,7 +236,7 @@ def main() -> None:
     for method in arguments.methods:
         out = RUNS / label / method
         if not (arguments.resume and (out / "bundle").is_dir() and not (out / CHECKPOINTS).is_dir()):
-            run_method(method, arguments.task, arguments.seed, budget, out, arguments.resume, overrides)
+            run_method(method, contract, arguments.seed, budget, out, arguments.resume, overrides)
         columns = read_columns(out / PROGRESS)
         kept = ("env_steps", "seconds", "median_distance", "mean_distance", "success")
         for values in zip(*(columns[name] for name in kept), strict=True):

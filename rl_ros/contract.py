@@ -398,6 +398,16 @@ class Contract:
             goal=replace(self.goal, desired_goal=goal),
         )
 
+    def with_camera(self, height: int, width: int) -> "Contract":
+        """The contract with so many pixels in its camera, where goals are images."""
+        name = self.goal.image
+        sized = {name: replace(self.camera, shape=(height, width, *self.camera.shape[2:]))}
+        return replace(
+            self,
+            observation={key: sized.get(key, value) for key, value in self.observation.items()},
+            auxiliary={key: sized.get(key, value) for key, value in self.auxiliary.items()},
+        )
+
     def without_latent(self) -> "Contract":
         """The contract of what there is before any encoder: the camera's images take the place of their latents.
 

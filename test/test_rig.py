@@ -44,7 +44,7 @@ CONTRACT = Contract.load("visual_reach")
 
 @pytest.fixture(scope="module")
 def wandered() -> list[Episode]:
-    return wander("visual_reach", 12, seed=0)
+    return wander(Contract.load("visual_reach"), 12, seed=0)
 
 
 @pytest.fixture(scope="module")

@@ -92,16 +92,20 @@ class TrueSenses(PractisingSenses):
         return np.concatenate([(values[key][:2] - self.CENTRE) / self.SCALE for key in self.keys]).astype(np.float32)
 
 
-def wander(task: str, episodes: int, seed: int, progress: Callable[[int], None] = lambda done: None) -> list[Episode]:
+def wander(
+    contract: Contract, episodes: int, seed: int, progress: Callable[[int], None] = lambda done: None
+) -> list[Episode]:
     """Episodes of wandering about, with the camera's images among their observations.
 
     Args:
+        contract: of a task whose goals are images.
         seed: of the run.
         progress: called with the number of episodes so far.
     """
     found: list[Episode] = []
     first = WANDERING_SEED + 10_000 * seed
-    with Rollouts(partial(make, environment_name(task)), count=1) as rollouts:
+    camera = contract.camera.shape[:2]
+    with Rollouts(partial(make, environment_name(contract.task), camera=camera), count=1) as rollouts:
         while len(found) < episodes:
             seeds = range(first + len(found), first + min(len(found) + 20, episodes))
             found += rollouts.demonstrate(partial(Wanderer, 1.0), seeds)
