@@ -44,7 +44,7 @@ CONTRACT = Contract.load("visual_reach")
 
 @pytest.fixture(scope="module")
 def wandered() -> list[Episode]:
-    return wander(Contract.load("visual_reach"), 12, seed=0)
+    return wander(CONTRACT, 12, seed=0)
 
 
 @pytest.fixture(scope="module")
@@ -358,3 +358,12 @@ def test_a_contract_of_images_says_what_there_is_without_an_encoder() -> None:
         _ = Contract.load("reach").latent
     with pytest.raises(ValueError, match="goal.image"):
         replace(CONTRACT, auxiliary={})
+
+
+def test_a_finer_camera_sees_the_same_scene_in_more_pixels() -> None:
+    finer = CONTRACT.with_camera(84, 96)
+    assert finer.latent == CONTRACT.latent and finer.goal == CONTRACT.goal
+    coarse, fine = (wander(contract, 1, seed=0)[0] for contract in (CONTRACT, finer))
+    assert coarse.observation["image"].shape[1:] == (48, 48, 3)
+    assert fine.observation["image"].shape[1:] == (84, 96, 3)
+    np.testing.assert_array_equal(fine.action, coarse.action)
