@@ -13,6 +13,7 @@ from helpers import START, Raw, episode_messages, small_contract, tick_messages,
 from rclpy.experimental.events_executor import EventsExecutor
 from rclpy.node import Node as RosNode
 from rclpy.parameter import Parameter
+from rclpy.publisher import Publisher
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from std_srvs.srv import Trigger
 
@@ -361,12 +362,12 @@ class RecorderBench:
         self.bench.peer.create_subscription(message_class(message_type), topic, heard.append, RELIABLE, raw=True)
         return heard
 
-    def start(self) -> Recorder:
-        """The recorder, recording episode 3."""
+    def start(self, past: Publisher | None = None) -> Recorder:
+        """The recorder, recording episode 3; `past` has published events already."""
         node = self.bench.add(Recorder)
         assert isinstance(node, Recorder)
         self.senders = {t: self.bench.sender(t, r.type) for t, r in self.contract.recorded_topics().items()}
-        self.events = self.bench.sender(EVENTS, STATUS)
+        self.events = past.publish if past else self.bench.sender(EVENTS, STATUS)
         self.say("prepare", 0)
         assert self.bench.until(lambda: self.acknowledged)
         self.say("start", START)
@@ -471,10 +472,11 @@ def test_what_a_killed_recorder_left_is_recovered_and_told(recorder: RecorderBen
 
 
 def test_events_of_before_the_recorder_was_there_begin_nothing(recorder: RecorderBench) -> None:
+    # The same publisher as later on, as in a graph: what two of them send may arrive in any order.
     past = recorder.bench.peer.create_publisher(message_class(STATUS), EVENTS, RELIABLE)
     for event in ("prepare", "start", "end"):
         past.publish(messages.status_cdr(START, event, "", {"episode": "0", "seed": "0", "outcome": "success"}))
-    recorder.start()
+    recorder.start(past)
     assert [path.name for path in recorder.bags.iterdir()] == ["episode_000003.unfinished"]
 
 
