@@ -47,11 +47,11 @@ from rl_ros.training.runs import restore
 
 ROOT = Path(__file__).parents[1] / "runs/datasets"
 ENVIRONMENTS = ("HalfCheetah-v5", "Hopper-v5", "Walker2d-v5")
-MIXED = ("rl_ros/Reach-v0", "rl_ros/Push-v0", "rl_ros/PickAndPlace-v0")
+MISTAKEN = {"rl_ros/Reach-v0": 0.9, "rl_ros/Push-v0": 0.5, "rl_ros/PickAndPlace-v0": 0.5}
+"""Share of the episodes that go for another goal. A hand that is near a goal is mostly on its way there, so that half
+are enough for cloning to reach it."""
+MIXED = tuple(MISTAKEN)
 """Our tasks."""
-MISTAKEN = {"rl_ros/Reach-v0": 0.9}
-"""Share of the episodes that go for another goal, where it is not half of them: a hand that is near a goal is mostly on
-its way there, which is enough for cloning to reach it."""
 QUALITIES = ("random", "medium", "medium-replay", "medium-expert", "expert")
 SAC = {
     "learning_rate": 3e-4,
@@ -109,7 +109,7 @@ class Mistaken:
         noise: scale of the errors of its velocities.
     """
 
-    def __init__(self, task: GoalTask, share: float = 0.5, noise: float = 1.0) -> None:
+    def __init__(self, task: GoalTask, share: float, noise: float = 1.0) -> None:
         self.task, self.share, self.expert = task, share, task.expert(noise)
 
     def reset(self, seed: int) -> None:
@@ -130,9 +130,8 @@ def make_mixed(name: str, episodes: int, seed: int, out: Path) -> None:
         arm = rollouts.environment.environment.unwrapped
         assert isinstance(arm, ArmEnvironment)
         seeds = range(seed * SEEDS_A_RUN, seed * SEEDS_A_RUN + episodes)
-        write_bags(
-            rollouts.demonstrate(partial(Mistaken, arm.task, MISTAKEN.get(name, 0.5)), seeds), rollouts.contract, out
-        )
+        mistaken = partial(Mistaken, arm.task, MISTAKEN[name])
+        write_bags(rollouts.demonstrate(mistaken, seeds), rollouts.contract, out)
 
 
 def mixed_bags(name: str, root: Path = ROOT) -> Path:

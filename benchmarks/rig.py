@@ -228,7 +228,7 @@ def main() -> None:
     overrides = {name: json.loads(getattr(arguments, name)) for name in ("settings", "rig", "representation")}
     contract = Contract.load(arguments.task)
     if arguments.camera:
-        contract = contract.with_camera(arguments.camera, arguments.camera)
+        contract = contract.with_image(contract.goal.image, arguments.camera, arguments.camera)
     label = f"rig_{arguments.task}_{arguments.seed}{'_' if arguments.name else ''}{arguments.name}"
     table = Table("method", "env steps", "seconds", "median distance, m", "success", title=label)
     last: dict[str, Any] = {"task": arguments.task, "seed": arguments.seed}

@@ -389,23 +389,22 @@ class Contract:
     def with_latent(self, size: int) -> "Contract":
         """The contract with latents of another size, float32 (size,), where goals are images."""
         names = tuple(f"z{index}" for index in range(size))
-        sized = {self.goal.achieved_goal: replace(self.latent, names=names, shape=(size,))}
+        latent = replace(self.latent, names=names, shape=(size,))
         goal = replace(self.goal.desired_goal, names=names, shape=(size,))
-        return replace(
-            self,
-            observation={name: sized.get(name, key) for name, key in self.observation.items()},
-            auxiliary={name: sized.get(name, key) for name, key in self.auxiliary.items()},
-            goal=replace(self.goal, desired_goal=goal),
-        )
+        return self._with_key(self.goal.achieved_goal, latent, replace(self.goal, desired_goal=goal))
 
-    def with_camera(self, height: int, width: int) -> "Contract":
-        """The contract with so many pixels in its camera, where goals are images."""
-        name = self.goal.image
-        sized = {name: replace(self.camera, shape=(height, width, *self.camera.shape[2:]))}
+    def with_image(self, name: str, height: int, width: int) -> "Contract":
+        """The contract with so many pixels in the image of that key."""
+        image = (self.observation | self.auxiliary)[name]
+        return self._with_key(name, replace(image, shape=(height, width, *image.shape[2:])), self.goal)
+
+    def _with_key(self, name: str, key: Key, goal: Goal) -> "Contract":
+        """The contract with another key of that name, wherever it has one, and a goal that goes with it."""
         return replace(
             self,
-            observation={key: sized.get(key, value) for key, value in self.observation.items()},
-            auxiliary={key: sized.get(key, value) for key, value in self.auxiliary.items()},
+            observation={each: key if each == name else old for each, old in self.observation.items()},
+            auxiliary={each: key if each == name else old for each, old in self.auxiliary.items()},
+            goal=goal,
         )
 
     def without_latent(self) -> "Contract":

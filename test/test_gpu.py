@@ -7,7 +7,7 @@ import pytest
 import torch
 from points import POINT, detours
 
-from rl_ros.algorithms.base import ALGORITHMS, Algorithm, dataset_statistics, make_algorithm
+from rl_ros.algorithms.base import ALGORITHMS, GENERATOR_BYTES, Algorithm, dataset_statistics, make_algorithm
 from rl_ros.algorithms.gpu import EAGER
 from rl_ros.contract import Contract
 from rl_ros.episodes.memory import ReplayMemory
@@ -101,3 +101,15 @@ def test_a_gpu_that_is_not_there_is_named(contract: Contract, memory: ReplayMemo
         learner_of("bc", contract, memory, "gpu")
     with pytest.raises(UserError, match="cpu or cuda, not on 'meta'"):
         learner_of("bc", contract, memory, "meta")
+
+
+def test_random_numbers_of_a_gpu_begin_anew_on_the_cpu_and_damaged_ones_are_refused(
+    contract: Contract, memory: ReplayMemory
+) -> None:
+    learner, other = (learner_of("sac", contract, memory, "cpu") for _ in range(2))
+    state = learner.state_dict()
+    assert len(state["generator"]) in GENERATOR_BYTES
+    other.load_state_dict({**state, "generator": torch.zeros(16, dtype=torch.uint8)})
+    torch.testing.assert_close(other.state_dict()["generator"], learner.state_dict()["generator"])
+    with pytest.raises(UserError, match="do not fit a sac"):
+        other.load_state_dict({**state, "generator": torch.zeros(7, dtype=torch.uint8)})

@@ -361,7 +361,7 @@ def test_a_contract_of_images_says_what_there_is_without_an_encoder() -> None:
 
 
 def test_a_finer_camera_sees_the_same_scene_in_more_pixels() -> None:
-    finer = CONTRACT.with_camera(84, 96)
+    finer = CONTRACT.with_image("image", 84, 96)
     assert finer.latent == CONTRACT.latent and finer.goal == CONTRACT.goal
     coarse, fine = (wander(contract, 1, seed=0)[0] for contract in (CONTRACT, finer))
     assert coarse.observation["image"].shape[1:] == (48, 48, 3)

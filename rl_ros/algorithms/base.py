@@ -60,6 +60,8 @@ ALGORITHMS: dict[str, str] = {
     "wgcsl": "rl_ros.algorithms.wgcsl:WeightedGCSL",
 }
 """Every algorithm, by the name that `rl_ros train` takes: module and class."""
+GENERATOR_BYTES = 5056, 16
+"""Of the state of a generator of random numbers on the CPU, and on a GPU: what tells a checkpoint of the other kind."""
 
 
 @dataclass(frozen=True)
@@ -321,10 +323,11 @@ class Algorithm(ABC):
                 for name, value in _below(f"optimiser.{entry}.", tensors).items():
                     optimiser.setdefault(self._parameters[name], {})[entry] = value.to(self.device)
             self.updates = int(tensors["updates"])
-            if len(tensors["generator"]) == len(self._generator.get_state()):
-                self._generator.set_state(tensors["generator"])
-            else:
+            size = len(tensors["generator"])
+            if size in GENERATOR_BYTES and size != len(self._generator.get_state()):
                 self._generator.manual_seed(self.seed + self.updates)
+            else:
+                self._generator.set_state(tensors["generator"])
         except (KeyError, RuntimeError) as error:
             reason = " ".join(str(error).split())
             raise UserError(f"these weights do not fit a {self.name} of this contract and size: {reason}") from error

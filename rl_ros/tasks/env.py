@@ -500,8 +500,7 @@ def _contract(task: str, variant: Variant, size: tuple[int, int] | None) -> Cont
     if contract.goal.image:
         contract = contract.without_latent()
     if size is not None:
-        image = dataclasses.replace(contract.observation["image"], shape=(*size, 3))
-        contract = dataclasses.replace(contract, observation={**contract.observation, "image": image})
+        contract = contract.with_image("image", *size)
     if variant == "image":
         return contract
     camera = contract.observation["image"]

@@ -72,8 +72,8 @@ def train(
         The bundle's directory.
 
     Raises:
-        UserError: an unknown algorithm, setting or device, not exactly one of `seconds` and `updates`, or a share of
-            ticks where there are none.
+        UserError: an unknown algorithm, setting or device, not exactly one of `seconds` and `updates`, or a share of a
+            person's ticks where there are none.
     """
     if (seconds is None) == (updates is None) or (seconds or updates or 0) <= 0:
         raise UserError("training takes either a positive number of seconds or of updates; give one of them.")
