@@ -29,6 +29,7 @@ from rl_ros.nodes.base import Node, Polled, message_class
 from rl_ros.nodes.goal_encoder import GoalEncoder
 from rl_ros.nodes.policy import Policy
 from rl_ros.nodes.recorder import EVENTS, Recorder
+from rl_ros.nodes.reward import Reward
 from rl_ros.robots.arm import Arm
 from rl_ros.training.acting import ExploringActor
 
@@ -281,6 +282,31 @@ def test_a_goal_becomes_the_desired_goal_with_its_stamp(bench: Bench, monkeypatc
     goal = messages.value(Contract.load("lift").goal.desired_goal, heard[0])
     np.testing.assert_allclose(goal, [0.1], atol=1e-6)
     assert messages.stamp_of(heard[0]) == 7 * SECOND
+
+
+def test_an_episode_is_as_long_as_it_should_be_though_its_first_observations_are_lost(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A busy machine may take a second to tell all nodes that an episode has begun."""
+    with_parameters(monkeypatch, contract="reach", episode_length=3)
+    bench.add(Reward)
+    contract = Contract.load("reach")
+    heard = bench.listen("/reward", "sensor_msgs/msg/JointState")
+    event = bench.sender("episode/event", STATUS)
+    pose = bench.sender("/tool/pose", "geometry_msgs/msg/PoseStamped")
+    twist = bench.sender("/tool/twist", "geometry_msgs/msg/TwistStamped")
+    goal = bench.sender("/goal/latent", "sensor_msgs/msg/JointState")
+    assert bench.until(lambda: bench.peer.count_publishers("/reward") == 1)
+    event(messages.status_cdr(SECOND, "start", "", {"episode": "0", "seed": "0"}))
+    for tick in range(4):
+        stamp = 2 * SECOND + tick * contract.period_ns
+        pose(messages.pose_cdr(stamp, contract.frame, [0.5, 0.0, 0.3]))
+        twist(messages.twist_cdr(stamp, contract.frame, [0.0, 0.0, 0.0]))
+        goal(messages.joint_state_cdr(stamp, ["x", "y", "z"], [0.4, 0.2, 0.2]))
+    assert bench.until(lambda: len(heard) == 4)
+    judged = [messages.decode("sensor_msgs/msg/JointState", cdr) for cdr in heard]
+    truncated = [dict(zip(each.name, each.position, strict=True))["truncated"] for each in judged]
+    assert truncated == [0.0, 0.0, 0.0, 1.0]
 
 
 def test_a_policy_that_does_not_fit_is_refused_and_the_old_one_stays(

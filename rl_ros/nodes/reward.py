@@ -20,7 +20,9 @@ class Reward(Node):
         keys = self.contract.observation | self.contract.auxiliary
         keys = keys | {"desired_goal": self.contract.goal.desired_goal}
         self.gate = EpisodeGate(Assembler(keys, self.contract.reference))
-        self.start = 0
+        self.first: int | None = None
+        """Stamp of the running episode's first judged observation: its length is counted from there, since what was
+        on its way while the nodes heard of the episode is lost on a busy machine."""
         self.goal: np.ndarray | None = None
         """Of the tick before, in the running episode."""
         self.episode_length = self.settings["episode_length"] or self.contract.episode_length
@@ -37,7 +39,8 @@ class Reward(Node):
             # What was done was done for the goal of the tick before; the new one, if there is one, is for the next.
             goal, self.goal = self.goal, tick.values["desired_goal"]
             judgement = self.task.judge(tick.values, self.goal if goal is None else goal)
-            steps = round((tick.stamp - self.start) / self.contract.period_ns)
+            self.first = tick.stamp if self.first is None else self.first
+            steps = round((tick.stamp - self.first) / self.contract.period_ns)
             terminated = judgement.over or (judgement.success and self.task.ends_with_success)
             flags = {
                 "reward": judgement.reward,
@@ -57,7 +60,7 @@ class Reward(Node):
             self.gate.prepare()
             self.get_ready(int(event.values["episode"]))
         elif event.name == "start":
-            self.start, self.goal = event.stamp, None
+            self.first = self.goal = None
             self.task.begin()
             self.judge(self.gate.begin(event.stamp))
 
