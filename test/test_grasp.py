@@ -6,8 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rl_ros.algorithms.qt_opt import PROJECTION, SHOWN
+from rl_ros.algorithms.qt_opt import PROJECTION
 from rl_ros.contract import Contract
+from rl_ros.episodes.decisions import FALL
 from rl_ros.episodes.distance import SAME_THING
 from rl_ros.episodes.ingest import read_episodes
 from rl_ros.resources import share_file
@@ -18,7 +19,6 @@ from rl_ros.tasks.env import BinEnvironment, make
 from rl_ros.tasks.grasp import (
     ALIGNED,
     CEILING,
-    FALL,
     HELD,
     HIGH,
     LONGEST,
@@ -48,10 +48,6 @@ def values(height: float, gap: float = 0.08, image: np.ndarray = EMPTY) -> dict[
         "finger_position": np.full(2, gap / 2, np.float32),
         "image": image,
     }
-
-
-def test_the_learner_looks_at_the_tick_at_which_the_check_has_seen_what_is_held() -> None:
-    assert SHOWN == FALL
 
 
 def checked(gap: float, after: np.ndarray) -> list[bool | None]:

@@ -8,18 +8,16 @@ import torch
 from torch import Tensor, nn
 
 from rl_ros.algorithms.base import make_algorithm
+from rl_ros.algorithms.cross_entropy_method import CrossEntropyMethod
 from rl_ros.algorithms.qt_opt import (
-    SHOWN,
-    CrossEntropyMethod,
     QTOpt,
     QTOptConfig,
     clipped_double_target,
     conservative_loss,
     cross_entropy,
-    decisions,
-    held_up,
 )
 from rl_ros.contract import Contract
+from rl_ros.episodes.decisions import FALL, decisions, held_up
 from rl_ros.episodes.memory import Episode, ReplayMemory
 from rl_ros.errors import UserError
 from rl_ros.networks.grasp_q import STRIDE, GraspQ, Scene, SceneEncoder
@@ -139,7 +137,7 @@ def pictured(count: int, latents: list[float]) -> ReplayMemory:
     for seed, latent in enumerate(latents):
         one = episode(2, 8, seed < len(latents) - count, seed)
         seen = np.zeros((8, 4), np.float32)
-        seen[8 - 1 - SHOWN] = latent
+        seen[8 - 1 - FALL] = latent
         goal = np.zeros((8, 4), np.float32)
         episodes.append(dataclasses.replace(one, auxiliary={**one.auxiliary, "latent": seen}, desired_goal=goal))
     return ReplayMemory(episodes, achieved_goal="latent")

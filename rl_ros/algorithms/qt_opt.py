@@ -16,14 +16,13 @@ What is wanted may be shown by a picture (as in Jang et al. 2018, "Grasp2Vec", 1
 learner so): then goals are drawn in hindsight. What a grasp has held up is what it should have been asked for, and for
 what other grasps have held up it was none.
 
-An episode of bin grasping goes on after the policy has said `terminate`, with the check of the grasp; `decisions` makes
-of it what the policy decided, and what came of it.
+What an episode's rows mean for it is in `rl_ros/episodes/decisions.py`, the search in `cross_entropy_method.py`.
 """
 
 import copy
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal, NamedTuple, cast
+from typing import ClassVar, Literal, cast
 
 import numpy as np
 import torch
@@ -31,8 +30,9 @@ from torch import Tensor, nn
 
 from rl_ros.algorithms.actor_critic import ColumnOfMemory
 from rl_ros.algorithms.base import Algorithm, Config, Transitions
+from rl_ros.algorithms.cross_entropy_method import CrossEntropyMethod
 from rl_ros.contract import Contract
-from rl_ros.episodes.distance import same_thing
+from rl_ros.episodes.decisions import Decisions, HeldUp, decisions, held_up
 from rl_ros.episodes.memory import Batch, ReplayMemory
 from rl_ros.errors import UserError
 from rl_ros.networks.grasp_q import ALIKE, GraspQ, Scene, SceneEncoder
@@ -46,8 +46,6 @@ PROJECTION = (
 )  # fmt: skip
 
 
-SHOWN = 3
-"""Ticks before an episode's last at which the camera sees what was grasped."""
 TARGET = "target"
 """In the extra columns of a batch whose targets were found elsewhere."""
 LYING = 0.08
@@ -131,65 +129,6 @@ class QPolicy(nn.Module):
         """The action to take, float32 (batch, A) in the contract's units and within its limits."""
         scene = self.encoder.scene(self.encoder(observation, desired_goal))
         return self.layout.unscale(self.acting_search(self.q, scene)[0])
-
-
-class CrossEntropyMethod(nn.Module):
-    """argmax_a Q(s, a) for many states at once (1806.10293, section 4.2; Rubinstein and Kroese 2004).
-
-    Continuous entries are drawn from a Gaussian and clipped to their limits, discrete ones from a Bernoulli. The
-    deviation has a floor, and so has the probability of either limit, so that no iteration decides for good.
-
-    Args:
-        q: whose actions are searched.
-        samples: drawn in each iteration.
-        elites: that the next one's distribution is fitted to.
-        iterations: how many.
-        least_std: floor of the deviation, where half of an action's range is 1.
-    """
-
-    LEAST_PROBABILITY = 0.1
-    """Of each limit of a discrete entry."""
-
-    noise: Tensor
-    uniform: Tensor
-    is_discrete: Tensor
-    share: Tensor
-
-    def __init__(self, q: GraspQ, samples: int, elites: int, iterations: int, least_std: float) -> None:
-        super().__init__()
-        layout = q.layout
-        self.samples, self.elites, self.iterations, self.least_std = samples, elites, iterations, least_std
-        size = len(layout.low)
-        generator = torch.Generator().manual_seed(0)
-        shape = (self.iterations, self.samples, size)
-        self.register_buffer("noise", torch.randn(shape, generator=generator), persistent=False)
-        self.register_buffer("uniform", torch.rand(shape, generator=generator), persistent=False)
-        self.register_buffer("is_discrete", layout.is_discrete, persistent=False)
-        share = torch.full((size,), 0.5)
-        if q.terminate >= 0:
-            share[q.terminate] = self.LEAST_PROBABILITY  # all of these are one action
-        self.register_buffer("share", share, persistent=False)
-
-    def forward(self, q: GraspQ, scene: Scene) -> tuple[Tensor, Tensor]:
-        """The best action found, (batch, A) scaled to -1..1, and its logit, (batch,)."""
-        batch, size = len(scene.hand), self.noise.shape[2]
-        mean = torch.zeros(batch, 1, size)
-        std = torch.full((batch, 1, size), 0.6)
-        share = self.share.expand(batch, 1, size)
-        best, logit = mean[:, 0], mean[:, 0, 0]
-        for iteration in range(self.iterations):
-            continuous = (mean + std * self.noise[iteration]).clamp(-1.0, 1.0)
-            high = (self.uniform[iteration] < share).float() * 2.0 - 1.0
-            actions = q.plain(torch.where(self.is_discrete, high, continuous))
-            logits = q.judge(scene, actions)
-            found, index = torch.topk(logits, self.elites, dim=1)
-            elite = torch.gather(actions, 1, index[:, :, None].expand(-1, -1, size))
-            best, logit = elite[:, 0], found[:, 0]
-            mean = elite.mean(1, keepdim=True)
-            deviation = (elite - mean).square().mean(1, keepdim=True).sqrt()
-            std = deviation.clamp(min=self.least_std)
-            share = ((mean + 1.0) / 2.0).clamp(self.LEAST_PROBABILITY, 1.0 - self.LEAST_PROBABILITY)
-        return best, logit
 
 
 class QTOpt(Algorithm):
@@ -431,98 +370,3 @@ def conservative_loss(logit: Tensor, others: Tensor) -> Tensor:
         others: of other actions in the same states, (batch, n).
     """
     return (torch.logsumexp(torch.cat([logit[:, None], others], dim=1), dim=1) - logit).mean()
-
-
-class Decisions(NamedTuple):
-    """What a memory holds for a learner that decides when an episode ends; each (rows,)."""
-
-    nearest: np.ndarray
-    """int64: the row of a decision for each row of a transition: itself, or one of its episode."""
-    reward: np.ndarray
-    """float32; that of the last decision is what the check of the grasp brought."""
-    last: np.ndarray
-    """bool: the episode's last decision, after which nothing follows."""
-    success: np.ndarray
-    """bool: whether the episode succeeded."""
-    seen_return: np.ndarray
-    """float32: the discounted sum of the rewards from each decision to its episode's last one."""
-
-
-class HeldUp(NamedTuple):
-    """What the grasps of a memory have held up."""
-
-    latent: np.ndarray
-    """float32 (grasps, Z): of the picture of it, of each grasp that succeeded."""
-    of_row: np.ndarray
-    """int64 (rows,): which of them is that of a row's episode; -1 where its grasp failed."""
-    thing: np.ndarray
-    """int64 (rows,): which thing it was, where recordings say where things are; else -1, as where a grasp failed."""
-
-    def draw(self, rows: np.ndarray, own: float, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        """A goal for each row, float32 (n, Z), and whether its grasp would be the right one for it, bool (n,).
-
-        Args:
-            rows: of the memory, (n,).
-            own: share of the grasps that succeeded which get what they have held up; all others get any.
-            rng: for drawing them.
-        """
-        mine = self.of_row[rows]
-        drawn = rng.integers(0, len(self.latent), len(rows))
-        goal = self.latent[np.where((mine >= 0) & (rng.random(len(rows)) < own), mine, drawn)]
-        # A grasp that failed is as wrong for one thing as for another.
-        return goal, (mine < 0) | same_thing(self.latent[mine], goal)
-
-
-def held_up(memory: ReplayMemory) -> HeldUp:
-    """Find what each grasp has held up: the latent of the picture `SHOWN` ticks before its episode's end.
-
-    Raises:
-        UserError: no grasp in the memory has succeeded.
-    """
-    rows = memory.transitions
-    ends = rows[np.append(np.diff(memory.episode[rows]) != 0, True)]
-    good = ends[memory.reward[ends] > 0.5]
-    if not len(good):
-        raise UserError("no grasp in these recordings has succeeded: there is no picture to ask for.")
-    of_episode = np.full(memory.episode.max() + 1, -1)
-    of_episode[memory.episode[good]] = np.arange(len(good))
-    shown = good + 1 - SHOWN
-    of_row = np.where(memory.episode >= 0, of_episode[memory.episode], -1)
-    things = np.full(len(good), -1)
-    if "objects_position" in memory.auxiliary:
-        things = memory.auxiliary["objects_position"][shown, 2::3].argmax(axis=1)
-    return HeldUp(memory.achieved_goal[shown], of_row, np.where(of_row >= 0, things[of_row], -1))
-
-
-def decisions(memory: ReplayMemory, terminate: int, discount: float) -> Decisions:
-    """Take the check of the grasp out of each episode, and give what it brought to the decision that it judged.
-
-    Args:
-        memory: of whole episodes.
-        terminate: which entry of the action says that the grasp is over; -1 where there is none, so that every
-            transition is a decision.
-        discount: γ.
-    """
-    rows = memory.transitions
-    episode = memory.episode
-    action = memory.action
-    count = len(episode)
-    reward, last = memory.reward.astype(np.float32).copy(), np.array(memory.terminated | memory.truncated)
-    success, seen_return = np.zeros(count, bool), np.zeros(count, np.float32)
-    nearest = np.arange(count)
-    starts = np.flatnonzero(np.diff(episode[rows], prepend=-1))
-    for start, end in zip(starts, np.append(starts[1:], len(rows)), strict=True):
-        own = rows[start:end]
-        said = np.flatnonzero(action[own, terminate] > 0.5) if terminate >= 0 else np.empty(0, np.int64)
-        decided = own[: said[0] + 1] if len(said) else own
-        final = reward[own[-1]]
-        if len(said):
-            last[decided[-1]], reward[decided[-1]] = True, max(final, 0.0)
-        success[own] = final > 0.5
-        following = 0.0
-        for row in decided[::-1]:
-            following = seen_return[row] = reward[row] + discount * following
-        # Rows of the check stand for a decision each, so that every episode counts by its length alone.
-        beyond = own[len(decided) :]
-        nearest[beyond] = decided[np.arange(len(beyond)) % len(decided)]
-    return Decisions(nearest, reward, last, success, seen_return)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
+from rl_ros.episodes.decisions import FALL
 from rl_ros.episodes.distance import same_thing
 from rl_ros.tasks.task import Expert, Judgement, Values
 
@@ -49,9 +50,6 @@ APART = 0.003
 """m between closed fingers, at least, where there is something between them."""
 HELD = 2
 """Ticks with the hand up before it opens."""
-FALL = 3
-"""Ticks that what is let go has to fall and to come to rest. So many before an episode's last tick is the one at which
-the camera sees what was grasped."""
 VIEW = (4, 24, 14, 16)
 """Top, left, height and width, in pixels, of where the camera sees it."""
 CHANGED = 25

@@ -18,9 +18,9 @@ import numpy as np
 import torch
 
 from rl_ros.algorithms.base import Algorithm
-from rl_ros.algorithms.qt_opt import SHOWN
 from rl_ros.algorithms.rig import POOL, Prior, drawn_from, imagined, practise, skewed
 from rl_ros.contract import Contract
+from rl_ros.episodes.decisions import FALL
 from rl_ros.episodes.distance import LATENT_REWARD
 from rl_ros.episodes.memory import Columns, Episode, ends_of_episodes
 from rl_ros.episodes.statistics import RunningStatistics
@@ -165,7 +165,7 @@ def columns_of_latents(columns: Columns, contract: Contract, encoder: ImageEncod
 
 def _shown(task: Task) -> int:
     """How many ticks before an episode's last one there is to see what it has come to."""
-    return 0 if isinstance(task, VisualTask) else SHOWN
+    return 0 if isinstance(task, VisualTask) else FALL
 
 
 def encoder_of_recordings(
@@ -188,7 +188,7 @@ def encoder_of_recordings(
     episode = np.repeat(np.arange(len(columns.lengths)), columns.lengths)
     if not isinstance(make_task(contract.task), VisualTask):
         ends = np.cumsum(columns.lengths) - 1
-        shown = ends[columns.reward[ends - 1] > 0.5] - SHOWN
+        shown = ends[columns.reward[ends - 1] > 0.5] - FALL
         images, episode, config = images[shown], episode[shown], RepresentationConfig(view=VIEW, exposure=0.0)
     held_out = episode % HELD_OUT == 0
     if min(held_out.sum(), (~held_out).sum()) < SMALLEST:
