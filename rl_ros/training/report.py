@@ -92,16 +92,22 @@ def success_figure(summary: Mapping[str, Any]) -> Figure:
 
 def learning_figure(files: Mapping[str, Path]) -> Figure:
     """Losses over time from each `metrics.csv`, one panel per algorithm."""
-    figure, panels = plt.subplots(1, len(files), figsize=(4.6 * len(files), 3.2), layout="constrained", squeeze=False)
+    figure, panels = plt.subplots(1, len(files), figsize=(4.6 * len(files), 3.6), layout="constrained", squeeze=False)
     for axes, (name, file) in zip(panels[0], files.items(), strict=True):
         columns = read_columns(file)
-        for column, values in columns.items():
-            if "loss" in column:
-                axes.plot(columns["seconds"], values, label=column, linewidth=1)
+        losses = [column for column in columns if column.endswith("loss")]
+        names = list(dict.fromkeys(column.removeprefix("validation_") for column in losses))
+        for column in losses:
+            learned = column.removeprefix("validation_")
+            style = {"color": f"C{names.index(learned)}", "linestyle": "-" if column == learned else "--"}
+            axes.plot(columns["seconds"], columns[column], label=column, linewidth=1, **style)
         axes.set_title(name)
         axes.set_xlabel("seconds of training")
-        axes.set_yscale("symlog", linthresh=1e-3)
-        axes.legend(fontsize=7)
+        if all(np.nanmin(columns[column]) > 0 for column in losses):
+            axes.set_yscale("log")  # which has numbers on its axis however small the range
+        else:
+            axes.set_yscale("symlog", linthresh=1e-3)
+        axes.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=3, frameon=False)
     return figure
 
 
