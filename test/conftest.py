@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import rclpy
+from bench import Bench
 
 from rl_ros.bringup import clean_shared_memory
 
@@ -62,3 +64,15 @@ def ros_domain(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) 
         for name in segments:
             (Path("/dev/shm") / name).unlink()
         assert not segments, f"shared memory left behind: {segments}"
+
+
+@pytest.fixture
+def bench(ros_domain: int) -> Iterator[Bench]:
+    """A peer for nodes in this process; see `bench.py`."""
+    with rclpy.init():
+        made = Bench()
+        yield made
+        for node in made.nodes:
+            made.executor.remove_node(node)
+            node.destroy_node()
+        made.executor.shutdown()

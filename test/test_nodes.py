@@ -3,18 +3,17 @@
 import json
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import rclpy
-from helpers import START, Raw, episode_messages, small_contract, tick_messages, wait_for
-from rclpy.experimental.events_executor import EventsExecutor
+from bench import RELIABLE, Bench, with_parameters
+from helpers import START, Raw, episode_messages, small_contract, tick_messages
 from rclpy.node import Node as RosNode
 from rclpy.parameter import Parameter
 from rclpy.publisher import Publisher
-from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from std_srvs.srv import Trigger
 
 from rl_ros.contract import Contract
@@ -25,7 +24,7 @@ from rl_ros.episodes.record import EpisodeFile
 from rl_ros.errors import UserError
 from rl_ros.nodes import spin as spin_module
 from rl_ros.nodes.arm_guard import ArmGuard
-from rl_ros.nodes.base import Node, Polled, message_class
+from rl_ros.nodes.base import Polled, message_class
 from rl_ros.nodes.goal_encoder import GoalEncoder
 from rl_ros.nodes.policy import Policy
 from rl_ros.nodes.recorder import EVENTS, Recorder
@@ -33,64 +32,7 @@ from rl_ros.nodes.reward import Reward
 from rl_ros.robots.arm import Arm
 from rl_ros.training.acting import ExploringActor
 
-RELIABLE = QoSProfile(depth=10, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 SECOND = 1_000_000_000
-
-
-class Bench:
-    """A node under test, and one that talks to it and listens."""
-
-    def __init__(self) -> None:
-        self.executor = EventsExecutor()
-        self.peer = RosNode("peer")
-        self.executor.add_node(self.peer)
-        self.heard: dict[str, list[bytes]] = {}
-        self.nodes: list[RosNode] = [self.peer]
-
-    def add(self, make: Callable[[], Node]) -> Node:
-        node = make()
-        self.executor.add_node(node)
-        self.nodes.append(node)
-        return node
-
-    def listen(self, topic: str, message_type: str) -> list[bytes]:
-        heard = self.heard.setdefault(topic, [])
-        self.peer.create_subscription(message_class(message_type), topic, heard.append, 10, raw=True)
-        return heard
-
-    def sender(self, topic: str, message_type: str) -> Callable[[bytes], None]:
-        publisher = self.peer.create_publisher(message_class(message_type), topic, RELIABLE)
-        assert self.until(lambda: publisher.get_subscription_count() > 0), f"nobody listens to {topic}"
-        return publisher.publish
-
-    def until(self, condition: Callable[[], object], seconds: float = 10.0) -> bool:
-        def turn() -> object:
-            self.executor.spin_once(timeout_sec=0.01)
-            return condition()
-
-        return wait_for(turn, seconds)
-
-
-@pytest.fixture
-def bench(ros_domain: int) -> Iterator[Bench]:
-    with rclpy.init():
-        made = Bench()
-        yield made
-        for node in made.nodes:
-            made.executor.remove_node(node)
-            node.destroy_node()
-        made.executor.shutdown()
-
-
-def with_parameters(monkeypatch: pytest.MonkeyPatch, **values: object) -> None:
-    """Parameters for every node made from now on, as a command line would give them."""
-    original = RosNode.__init__
-
-    def init(self: RosNode, *arguments: object, **keywords: object) -> None:
-        overrides = [Parameter(name, value=value) for name, value in values.items()]
-        original(self, *arguments, **keywords, parameter_overrides=overrides)  # type: ignore[arg-type]
-
-    monkeypatch.setattr("rclpy.node.Node.__init__", init)
 
 
 class GuardBench:

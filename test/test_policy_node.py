@@ -1,16 +1,16 @@
 """The policy node in this process, driven over real topics: when it answers, and when it does not."""
 
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import rclpy
+from bench import Bench, with_parameters
 from helpers import PERIOD, START, goal_message, small_contract, tick_messages
 from rclpy.lifecycle import TransitionCallbackReturn
 from rclpy.parameter import Parameter
-from test_nodes import Bench, with_parameters
 
 from rl_ros.episodes import messages
 from rl_ros.errors import UserError
@@ -66,17 +66,6 @@ class PolicyBench:
 
     def told(self) -> list[messages.Status]:
         return [messages.status_of(cdr) for cdr in self.diagnostics]
-
-
-@pytest.fixture
-def bench(ros_domain: int) -> Iterator[Bench]:
-    with rclpy.init():
-        made = Bench()
-        yield made
-        for node in made.nodes:
-            made.executor.remove_node(node)
-            node.destroy_node()
-        made.executor.shutdown()
 
 
 @pytest.fixture
