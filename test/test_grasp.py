@@ -7,11 +7,13 @@ import numpy as np
 import pytest
 
 from rl_ros.algorithms.qt_opt import PROJECTION
-from rl_ros.contract import Contract
+from rl_ros.contract import ACTORS, Contract
+from rl_ros.episodes.bags import find_bags
 from rl_ros.episodes.decisions import FALL
 from rl_ros.episodes.distance import SAME_THING
 from rl_ros.episodes.ingest import read_episodes
-from rl_ros.resources import share_file
+from rl_ros.errors import UserError
+from rl_ros.resources import share_directory, share_file
 from rl_ros.robots.bin import BinScene
 from rl_ros.robots.pybullet_arm import projection_of
 from rl_ros.robots.shapes import BROKEN, HELD_OUT, made_up, mesh, narrowest
@@ -256,6 +258,20 @@ def test_a_bag_of_many_grasps_reads_back_as_it_happened(tmp_path: Path) -> None:
         recorded = episodes[4].value(name)
         np.testing.assert_array_equal(recorded, np.stack([seen[name] for seen in runner.seen]))
     environment.close()
+
+
+def test_grasps_of_a_policy_are_recorded_as_its_own_and_follow_from_the_seed(tmp_path: Path) -> None:
+    bundle = str(share_directory() / "policies" / "grasp")
+    for run, exploration in (("first", 0.1), ("again", 0.1), ("plain", 0.0)):
+        collect_grasps(tmp_path / run, 1, 7, policy=bundle, exploration=exploration, workers=0)
+    found = {run: read_episodes(find_bags(tmp_path / run), Contract.load("grasp"))[0][0] for run in ("first", "again")}
+    [plain], _ = read_episodes(find_bags(tmp_path / "plain"), Contract.load("grasp"))
+    policy = 1 + ACTORS.index("policy")
+    assert (found["first"].actor[found["first"].has_transition] == policy).all()
+    np.testing.assert_array_equal(found["first"].action, found["again"].action)
+    assert not np.array_equal(found["first"].action, plain.action)
+    with pytest.raises(UserError, match="no such policy bundle"):
+        collect_grasps(tmp_path / "none", 1, 7, policy="/nowhere", workers=1)
 
 
 def test_the_live_graph_records_what_happens_in_process_to_the_bit(tmp_path: Path) -> None:

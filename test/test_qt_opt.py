@@ -213,6 +213,20 @@ def test_a_place_is_looked_at_where_the_camera_shows_it() -> None:
     torch.testing.assert_close(seen, expected, atol=1e-4, rtol=0)
 
 
+def test_some_millimetres_between_the_fingers_are_seen_as_more_than_nothing() -> None:
+    """An empty hand that says it holds something was every second grasp that failed by ending early."""
+    hand = torch.tensor([0.5, 0.0, 0.2, 1.0, 0.0, 0.0]).repeat(3, 1)
+    hand[:, 5] = torch.tensor([0.0, 0.006, 0.08])
+    scene, action, logits = Scene(torch.zeros(3 * 256, 4), hand, torch.zeros(3, 0)), torch.zeros(3, 1, 6), []
+    for seed in range(16):
+        torch.manual_seed(seed)
+        q = GraspQ(CONTRACT, SceneEncoder(CONTRACT, 4), QTOptConfig().projection, 64, 2)
+        with torch.no_grad():
+            logits.append(q(scene, action)[:, 0])
+    empty, thin, wide = torch.stack(logits, dim=1)
+    assert (thin - empty).norm() > 0.25 * (wide - empty).norm()
+
+
 def test_an_action_that_terminates_is_worth_the_same_whatever_else_it_asks_for() -> None:
     learner = make_algorithm("qt_opt", CONTRACT, NORMALISATION)
     q, encoder = learner.policy.q, learner.policy.encoder
@@ -270,6 +284,18 @@ def test_a_bundle_of_the_policy_alone_is_learned_on_from(tmp_path) -> None:  # t
             assert all(torch.equal(v, first.policy.state_dict()[k]) for k, v in network.state_dict().items()), name
     with pytest.raises(UserError, match="do not fit a policy of qt_opt of this size"):
         make_algorithm("qt_opt", CONTRACT, NORMALISATION, overrides={"hidden_size": 8}).load_state_dict(bundle.state())
+
+
+def test_where_rounding_decides_between_actions_an_export_may_decide_otherwise() -> None:
+    policy = make_algorithm("qt_opt", CONTRACT, NORMALISATION).policy
+    seen, goal = observations(1), torch.zeros(1, 1)
+    with torch.no_grad():
+        clear = policy.equally_good(seen, goal)
+        for parameter in policy.q.rest[-1].parameters():
+            parameter.mul_(1e-5)  # all actions are worth the same, but for the last digits
+        tied = policy.equally_good(seen, goal)
+        torch.testing.assert_close(tied[0], policy(seen, goal)[0], atol=0, rtol=0)
+    assert len(torch.unique(tied, dim=0)) > 10 * len(torch.unique(clear, dim=0))
 
 
 @pytest.mark.parametrize("contract", [CONTRACT, PICTURED], ids=["anything", "what a picture shows"])

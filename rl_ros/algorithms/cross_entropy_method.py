@@ -1,9 +1,21 @@
 """The search for the action with the largest Q, where there is no actor to ask."""
 
+from typing import Protocol
+
 import torch
 from torch import Tensor, nn
 
 from rl_ros.networks.grasp_q import GraspQ, Scene
+
+
+class Judge(Protocol):
+    """What is searched: a `GraspQ`, or something that judges as one does."""
+
+    def plain(self, action: Tensor) -> Tensor:
+        """See `GraspQ.plain`."""
+
+    def judge(self, scene: Scene, action: Tensor) -> Tensor:
+        """See `GraspQ.judge`."""
 
 
 class CrossEntropyMethod(nn.Module):
@@ -43,7 +55,7 @@ class CrossEntropyMethod(nn.Module):
             share[q.terminate] = self.LEAST_PROBABILITY  # all of these are one action
         self.register_buffer("share", share, persistent=False)
 
-    def forward(self, q: GraspQ, scene: Scene) -> tuple[Tensor, Tensor]:
+    def forward(self, q: Judge, scene: Scene) -> tuple[Tensor, Tensor]:
         """The best action found, (batch, A) scaled to -1..1, and its logit, (batch,)."""
         batch, size = len(scene.hand), self.noise.shape[2]
         mean = torch.zeros(batch, 1, size)

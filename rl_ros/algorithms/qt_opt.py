@@ -54,6 +54,8 @@ NEAR = 0.3
 """Standard deviation of actions near a recorded one, where half of an action's range is 1."""
 OTHER_WAY = 0.15
 """Share of their discrete entries that are the other way."""
+ROUNDED, ROUNDING = 64, 3e-6
+"""How many answers are compared where rounding may decide, and by how much it changes a logit."""
 TARGETS = ("target", "lagged_target")
 """The networks that targets come from."""
 
@@ -129,6 +131,31 @@ class QPolicy(nn.Module):
         """The action to take, float32 (batch, A) in the contract's units and within its limits."""
         scene = self.encoder.scene(self.encoder(observation, desired_goal))
         return self.layout.unscale(self.acting_search(self.q, scene)[0])
+
+    def equally_good(self, observation: Mapping[str, Tensor], desired_goal: Tensor) -> Tensor:
+        """Answers to one observation that rounding decides between, (n, A), the first of which is `forward`'s.
+
+        Which actions are among the elites can hang on the last digits of their values, and the rest of the search on
+        which they are.
+        """
+        features = self.encoder(observation, desired_goal).expand(ROUNDED, -1)
+        return self.layout.unscale(self.acting_search(Rounded(self.q), self.encoder.scene(features))[0])
+
+
+class Rounded(nn.Module):
+    """Q with an error of the size of rounding in all but the first of a batch of scenes."""
+
+    def __init__(self, q: GraspQ) -> None:
+        super().__init__()
+        self.q, self.plain = q, q.plain
+        self._generator = torch.Generator().manual_seed(0)
+
+    def judge(self, scene: Scene, action: Tensor) -> Tensor:
+        """See `GraspQ.judge`."""
+        logits = self.q.judge(scene, action)
+        error = ROUNDING * torch.randn(logits.shape, generator=self._generator)
+        error[0] = 0.0
+        return logits + error
 
 
 class QTOpt(Algorithm):

@@ -26,6 +26,13 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
     parser.add_argument("--seed", type=int, default=0, help="seed of the first episode (default: %(default)s)")
     parser.add_argument("--noise", type=float, default=1.0, help="scale of the expert's errors (default: %(default)s)")
     parser.add_argument("--policy", default="", metavar="BUNDLE", help="a policy bundle instead of the expert")
+    parser.add_argument(
+        "--exploration",
+        type=float,
+        default=0.02,
+        metavar="SHARE",
+        help="--grasps --policy: its random actions, and its noise (default: %(default)s)",
+    )
     parser.add_argument("--randomise", action="store_true", help="vary the looks of the scene between episodes")
     parser.set_defaults(run=run)
 
@@ -42,11 +49,13 @@ def run(options: argparse.Namespace) -> int:
 
 
 def grasps(options: argparse.Namespace) -> int:
-    """Scripted grasps in process."""
+    """Grasps of the explorer or of a policy in process."""
     from rl_ros.training.grasping import collect_grasps
 
-    if options.graph != "grasp" or options.policy or options.randomise:
-        raise UserError("--grasps records scripted grasps of grasp alone; leave it out for anything else.")
+    if options.graph != "grasp" or options.randomise:
+        raise UserError("--grasps records the graph grasp as it is; leave it out for anything else.")
+    if not 0.0 <= options.exploration < 1.0:
+        raise UserError(f"--exploration {options.exploration}: expected a share from 0 to less than 1.")
     with progress() as bar:
         task = bar.add_task("recording", total=options.grasps)
 
@@ -54,7 +63,14 @@ def grasps(options: argparse.Namespace) -> int:
             bar.update(task, completed=done, description=f"recording, {successes} of {done} grasped")
 
         found = collect_grasps(
-            options.bags, options.grasps, options.seed, noise=options.noise, workers=options.workers, progress=advance
+            options.bags,
+            options.grasps,
+            options.seed,
+            noise=options.noise,
+            policy=options.policy,
+            exploration=options.exploration,
+            workers=options.workers,
+            progress=advance,
         )
     show(found, f"grasp: recorded in {options.bags}")
     print(json.dumps(found))

@@ -28,6 +28,8 @@ CENTRE, SPAN = (0.5, 0.0, 0.12), (0.15, 0.15, 0.12)
 """m: positions less the one, divided by the other, are about -1 to 1."""
 OPEN = 0.08
 """m between open fingers."""
+THIN = 0.004
+"""m between fingers that hold something thin, which must look like much more than nothing."""
 UNKNOWN = -1.5
 """Logit of what is known of nothing yet: few grasps succeed, and the best of many guesses must not look like one."""
 ALIKE = 32
@@ -147,7 +149,7 @@ class GraspQ(nn.Module):
         # The first layer in parts, added up: what they look at need not be copied side by side.
         self.see = nn.Linear(3 * encoder.channels, hidden_size, bias=False)
         self.reach = nn.Linear(2 + len(names), hidden_size, bias=False)
-        self.hold = nn.Linear(3 + 1, hidden_size)
+        self.hold = nn.Linear(3 + 2, hidden_size)
         self.goal_size = encoder.goal_size
         if self.goal_size:
             # Whether what the palm would be above is what is wanted: products of what both are said to be like.
@@ -177,7 +179,10 @@ class GraspQ(nn.Module):
         seen = self.look(scene.cells, x.view(batch, -1), y.view(batch, -1)).view(batch * count, 3 * self.channels)
         turned = torch.stack([cosine * cosine - sine * sine, 2.0 * cosine * sine], dim=-1)
         asked = torch.cat([turned, action], dim=-1).flatten(0, 1)
-        held = torch.cat([(scene.hand[:, :3] - self.centre) / self.span, scene.hand[:, 5:] / OPEN * 2.0 - 1.0], dim=1)
+        gap = scene.hand[:, 5:]
+        # Fingers that are nearly closed are the question: some millimetres tell something thin from nothing.
+        fingers = torch.cat([gap / OPEN * 2.0 - 1.0, torch.exp(-gap / THIN)], dim=1)
+        held = torch.cat([(scene.hand[:, :3] - self.centre) / self.span, fingers], dim=1)
         first = self.hold(held).repeat_interleave(count, dim=0)
         first = first.addmm_(asked, self.reach.weight.t()).addmm_(seen, self.see.weight.t())
         if self.goal_size:

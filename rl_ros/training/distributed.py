@@ -21,7 +21,6 @@ import torch
 from rl_ros.algorithms.base import dataset_statistics, make_algorithm
 from rl_ros.algorithms.qt_opt import QTOpt
 from rl_ros.contract import Contract
-from rl_ros.episodes.assemble import Tick
 from rl_ros.episodes.bags import find_bags
 from rl_ros.episodes.cache import cache_beside, load_columns
 from rl_ros.episodes.ingest import read_episodes
@@ -32,10 +31,8 @@ from rl_ros.errors import UserError
 from rl_ros.networks.layers import Normalisation
 from rl_ros.robots.bin import ObjectSet
 from rl_ros.tasks.env import BinEnvironment
-from rl_ros.tasks.task import Values
-from rl_ros.training.acting import BundleActor, ExploringActor
 from rl_ros.training.bundle import load_bundle, save_learner
-from rl_ros.training.grasping import Choose, Grasp, scripted, write_bag
+from rl_ros.training.grasping import Choose, Grasp, exploring, scripted, write_bag
 from rl_ros.training.logs import RunLog
 from rl_ros.training.runs import configured
 
@@ -98,7 +95,7 @@ class Collector:
         torch.set_num_threads(1)
         self.settings, self.environment = settings, BinEnvironment(settings.objects)
         self.contract = self.environment.contract
-        self._policy: tuple[str, ExploringActor] | None = None
+        self._policy: tuple[str, Callable[[int], Choose]] | None = None
         settings.bags.mkdir(parents=True, exist_ok=True)
         recover_bags(settings.bags)  # of one that was killed, with all that it had written
 
@@ -126,15 +123,8 @@ class Collector:
 
     def _by_policy(self, bundle: str, seed: int) -> Choose:
         if self._policy is None or self._policy[0] != bundle:
-            acting = BundleActor(bundle, self.contract)
-            self._policy = bundle, ExploringActor(acting, self.contract, self.settings.exploration)
-        actor = self._policy[1]
-        actor.reset(seed)
-
-        def act(values: Values, goal: np.ndarray) -> np.ndarray:
-            return actor.act(Tick(0, {**values, "desired_goal": goal}))
-
-        return act
+            self._policy = bundle, exploring(bundle, self.contract, self.settings.exploration)
+        return self._policy[1](seed)
 
 
 class Replay:

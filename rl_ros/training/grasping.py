@@ -16,8 +16,9 @@ from typing import Any
 import numpy as np
 
 import rl_ros
-from rl_ros.contract import ACTOR_TOPIC
+from rl_ros.contract import ACTOR_TOPIC, Contract
 from rl_ros.episodes import messages
+from rl_ros.episodes.assemble import Tick
 from rl_ros.episodes.ingest import EVENTS
 from rl_ros.episodes.record import UNFINISHED, EpisodeFile
 from rl_ros.episodes.statistics import success_figures
@@ -25,6 +26,7 @@ from rl_ros.robots.bin import ObjectSet
 from rl_ros.tasks.env import BinEnvironment
 from rl_ros.tasks.grasp import GraspImage, GraspRoutine, lifted
 from rl_ros.tasks.task import Values
+from rl_ros.training.acting import BundleActor, ExploringActor
 from rl_ros.training.bundle import Bundle
 
 EPISODES_A_BAG = 250
@@ -230,11 +232,13 @@ def collect_grasps(
     seed: int,
     *,
     noise: float = 1.0,
+    policy: str = "",
+    exploration: float = 0.0,
     objects: ObjectSet = "train",
     workers: int = 2,
     progress: Callable[[int, int], None] = lambda done, successes: None,
 ) -> dict[str, float]:
-    """Scripted grasps into bags under `out`, numbered after those that are there.
+    """Grasps of the scripted explorer, or of a policy, into bags under `out`, numbered after those that are there.
 
     An episode follows from its seed alone, however many workers there are.
 
@@ -243,6 +247,8 @@ def collect_grasps(
         grasps: how many.
         seed: of the first.
         noise: scale of the explorer's errors.
+        policy: directory of a bundle that grasps instead of the explorer.
+        exploration: its errors, as in `ExploringActor`.
         objects: which are in the tray.
         workers: processes; 0 does it in this one.
         progress: called with the grasps so far and the successes among them.
@@ -258,7 +264,7 @@ def collect_grasps(
     first = max((int(start) + int(count) for start, count in there), default=0)
     blocks = [(first + start, min(EPISODES_A_BAG, grasps - start)) for start in range(0, grasps, EPISODES_A_BAG)]
     began, done, successes, agreed = time.monotonic(), 0, 0, 0
-    jobs = [_Job(out, start, count, seed, noise, objects) for start, count in blocks]
+    jobs = [_Job(out, start, count, seed, noise, policy, exploration, objects) for start, count in blocks]
 
     def heard(found: list[Grasp]) -> None:
         nonlocal done, successes, agreed
@@ -291,6 +297,8 @@ class _Job:
     count: int
     seed: int
     noise: float
+    policy: str
+    exploration: float
     objects: ObjectSet
 
 
@@ -305,13 +313,26 @@ def scripted(environment: BinEnvironment, noise: float, seed: int) -> Choose:
     return expert.act
 
 
+def exploring(bundle: str, contract: Contract, share: float) -> Callable[[int], Choose]:
+    """The policy of a bundle with errors, as in `ExploringActor`: who chooses in the episode of a seed."""
+    actor = ExploringActor(BundleActor(bundle, contract), contract, share)
+
+    def begin(seed: int) -> Choose:
+        actor.reset(seed)
+        return lambda values, goal: actor.act(Tick(0, {**values, "desired_goal": goal}))
+
+    return begin
+
+
 def _run(job: _Job) -> list[Grasp]:
     environment = _ENVIRONMENTS.get(job.objects)
     if environment is None:
         environment = _ENVIRONMENTS[job.objects] = BinEnvironment(job.objects)
 
+    by_policy = exploring(job.policy, environment.contract, job.exploration) if job.policy else None
+
     def choose(seed: int) -> tuple[str, Choose]:
-        return "scripted", scripted(environment, job.noise, seed)
+        return ("policy", by_policy(seed)) if by_policy else ("scripted", scripted(environment, job.noise, seed))
 
     seeds = range(job.seed + job.start, job.seed + job.start + job.count)
     return write_bag(environment, job.out, f"grasps_{job.start:07d}_{job.count}", seeds, job.start, choose)
