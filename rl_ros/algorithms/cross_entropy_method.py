@@ -58,9 +58,8 @@ class CrossEntropyMethod(nn.Module):
     def forward(self, q: Judge, scene: Scene) -> tuple[Tensor, Tensor]:
         """The best action found, (batch, A) scaled to -1..1, and its logit, (batch,)."""
         batch, size = len(scene.hand), self.noise.shape[2]
-        mean = torch.zeros(batch, 1, size)
-        std = torch.full((batch, 1, size), 0.6)
-        share = self.share.expand(batch, 1, size)
+        # The first actions are the same in every state, so that what concerns them alone is computed once.
+        mean, std, share = torch.zeros(1, 1, size), torch.full((1, 1, size), 0.6), self.share.view(1, 1, size)
         best, logit = mean[:, 0], mean[:, 0, 0]
         for iteration in range(self.iterations):
             continuous = (mean + std * self.noise[iteration]).clamp(-1.0, 1.0)
@@ -68,7 +67,7 @@ class CrossEntropyMethod(nn.Module):
             actions = q.plain(torch.where(self.is_discrete, high, continuous))
             logits = q.judge(scene, actions)
             found, index = torch.topk(logits, self.elites, dim=1)
-            elite = torch.gather(actions, 1, index[:, :, None].expand(-1, -1, size))
+            elite = torch.gather(actions.expand(batch, -1, -1), 1, index[:, :, None].expand(-1, -1, size))
             best, logit = elite[:, 0], found[:, 0]
             mean = elite.mean(1, keepdim=True)
             deviation = (elite - mean).square().mean(1, keepdim=True).sqrt()

@@ -164,8 +164,8 @@ class GraspQ(nn.Module):
         return self.judge(scene, self.plain(action))
 
     def judge(self, scene: Scene, action: Tensor) -> Tensor:
-        """As `forward`, of actions that `plain` has seen."""
-        batch, count = action.shape[:2]
+        """As `forward`, of actions that `plain` has seen; (1, n, A) are judged in each observation."""
+        batch, count = len(scene.hand), action.shape[1]
         low, half = self.layout.low * self.period, (self.layout.high - self.layout.low) / 2.0 * self.period
         along, yaw = slice(self.velocity, self.velocity + 2), self.yaw
         middle = scene.hand[:, None, :2] + (action[..., along] * half[along] + (low + half)[along])
@@ -178,13 +178,14 @@ class GraspQ(nn.Module):
         x, y = torch.stack([x, x - aside, x + aside], dim=-1), torch.stack([y, y - ahead, y + ahead], dim=-1)
         seen = self.look(scene.cells, x.view(batch, -1), y.view(batch, -1)).view(batch * count, 3 * self.channels)
         turned = torch.stack([cosine * cosine - sine * sine, 2.0 * cosine * sine], dim=-1)
-        asked = torch.cat([turned, action], dim=-1).flatten(0, 1)
         gap = scene.hand[:, 5:]
         # Fingers that are nearly closed are the question: some millimetres tell something thin from nothing.
         fingers = torch.cat([gap / OPEN * 2.0 - 1.0, torch.exp(-gap / THIN)], dim=1)
         held = torch.cat([(scene.hand[:, :3] - self.centre) / self.span, fingers], dim=1)
-        first = self.hold(held).repeat_interleave(count, dim=0)
-        first = first.addmm_(asked, self.reach.weight.t()).addmm_(seen, self.see.weight.t())
+        held = held[:, None].expand(-1, count, -1)
+        told = torch.cat([turned, action.expand(batch, -1, -1), held], dim=-1).flatten(0, 1)
+        weight = torch.cat([self.reach.weight, self.hold.weight], dim=1)
+        first = torch.addmm(self.hold.bias, told, weight.t()).addmm_(seen, self.see.weight.t())
         if self.goal_size:
             alike = self.compare(seen[:, : self.channels].view(batch, count, -1), scene.goal).view(batch * count, ALIKE)
             first = first.addmm_(alike, self.alike.weight.t())
