@@ -87,6 +87,14 @@ def test_values_and_policies_get_goals_of_their_own(contract: Contract, memory: 
     assert elsewhere.mean() == pytest.approx(0.3, abs=0.03)
 
 
+def test_the_policy_may_be_asked_for_what_comes_soon(contract: Contract, memory: ReplayMemory) -> None:
+    any_tick = one_batch(learner_of("gciql", contract, memory, discount=0.5), memory, 4000)
+    soon = one_batch(learner_of("gciql", contract, memory, discount=0.5, policy_goals="geometric_future"), memory, 4000)
+    assert 1.0 < soon.ahead.mean() < 2.0 < any_tick.ahead.mean()  # 1 / (1 - γ) where no episode ends before
+    begins = row_of(memory, soon.observation["point"])
+    np.testing.assert_array_equal(soon.desired_goal, memory.achieved_goal[begins + soon.ahead])
+
+
 def test_wgcsl_is_rewarded_for_arriving(contract: Contract, memory: ReplayMemory) -> None:
     batch = one_batch(learner_of("wgcsl", contract, memory), memory, 4000)
     arrived = np.linalg.norm(batch.next_observation["point"] - batch.desired_goal, axis=1) < 0.05

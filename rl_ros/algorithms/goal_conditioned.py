@@ -9,7 +9,7 @@ number of ticks to the goal: the reward is −1 at each tick until the goal is r
 
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -42,6 +42,10 @@ class GoalConditionedConfig(Config):
     """Share of the value function's goals that the transition has already achieved."""
     value_future: float = 0.5
     """Share that its episode achieves later, n ticks ahead with probability (1 − γ) γ^(n−1); the others are random."""
+
+    policy_goals: Literal["future", "geometric_future"] = "future"
+    """Which of the ticks that its episode comes to later has the policy's goal: any as likely, as in OGBench, or near
+    ones rather, as for the value function. The latter where episodes are long and go from one thing to another."""
 
     def __post_init__(self) -> None:
         if not (self.value_current >= 0 and self.value_future >= 0 and self.value_current + self.value_future <= 1):
@@ -80,7 +84,7 @@ class GoalConditioned(Algorithm):
 
     def batches(self, memory: ReplayMemory, rows: np.ndarray, rng: np.random.Generator) -> Iterator[Batch]:
         """The transitions with goals of hindsight, as `GoalBatch`; see `Algorithm.batches`."""
-        policy_rows = draw_goal_rows({"future": 1.0}, rng, memory, rows, self.config.discount)
+        policy_rows = draw_goal_rows({self.config.policy_goals: 1.0}, rng, memory, rows, self.config.discount)
         value_rows = draw_goal_rows(self.value_shares(), rng, memory, rows, self.config.discount)
         for begin, policy, value in zip(rows, policy_rows, value_rows, strict=True):
             yield self.goal_batch(memory, begin, policy, value)
