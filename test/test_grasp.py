@@ -1,5 +1,7 @@
 """Bin grasping: what is in the tray, how a grasp is checked, and that a bag of grasps reads back as it happened."""
 
+import subprocess
+import sys
 from functools import partial
 from pathlib import Path
 
@@ -12,7 +14,6 @@ from rl_ros.episodes.bags import find_bags
 from rl_ros.episodes.decisions import FALL
 from rl_ros.episodes.distance import SAME_THING
 from rl_ros.episodes.ingest import read_episodes
-from rl_ros.errors import UserError
 from rl_ros.resources import share_directory, share_file
 from rl_ros.robots.bin import BinScene
 from rl_ros.robots.pybullet_arm import projection_of
@@ -270,8 +271,11 @@ def test_grasps_of_a_policy_are_recorded_as_its_own_and_follow_from_the_seed(tmp
     assert (found["first"].actor[found["first"].has_transition] == policy).all()
     np.testing.assert_array_equal(found["first"].action, found["again"].action)
     assert not np.array_equal(found["first"].action, plain.action)
-    with pytest.raises(UserError, match="no such policy bundle"):
-        collect_grasps(tmp_path / "none", 1, 7, policy="/nowhere", workers=1)
+    command = [sys.executable, "-m", "rl_ros.cli", "collect", "grasp", "--grasps", "1", "--out", str(tmp_path / "none")]
+    refused = subprocess.run([*command, "--policy", "/nowhere"], capture_output=True, text=True, check=False)
+    assert refused.returncode == 2
+    assert "there is no such policy bundle" in refused.stderr
+    assert "Traceback" not in refused.stderr
 
 
 def test_the_live_graph_records_what_happens_in_process_to_the_bit(tmp_path: Path) -> None:

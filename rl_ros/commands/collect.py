@@ -8,6 +8,9 @@ from rl_ros.commands.console import episode_bar, positive, progress, show
 from rl_ros.errors import UserError
 from rl_ros.training.live import Results, run_episodes
 
+EXPLORATION = 0.02
+"""Of a policy whose grasps are recorded: enough that two grasps of the same scene differ."""
+
 
 def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add the command's arguments."""
@@ -29,9 +32,8 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
     parser.add_argument(
         "--exploration",
         type=float,
-        default=0.02,
         metavar="SHARE",
-        help="--grasps --policy: its random actions, and its noise (default: %(default)s)",
+        help=f"--grasps --policy: its random actions, and its noise (default: {EXPLORATION})",
     )
     parser.add_argument("--randomise", action="store_true", help="vary the looks of the scene between episodes")
     parser.set_defaults(run=run)
@@ -39,6 +41,8 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
 
 def run(options: argparse.Namespace) -> int:
     """Run the command."""
+    if options.exploration is not None and not (options.grasps and options.policy):
+        raise UserError("--exploration is for --grasps with --policy; nothing else here explores.")
     if options.grasps:
         return grasps(options)
     results = collect(
@@ -54,8 +58,9 @@ def grasps(options: argparse.Namespace) -> int:
 
     if options.graph != "grasp" or options.randomise:
         raise UserError("--grasps records the graph grasp as it is; leave it out for anything else.")
-    if not 0.0 <= options.exploration < 1.0:
-        raise UserError(f"--exploration {options.exploration}: expected a share from 0 to less than 1.")
+    exploration = EXPLORATION if options.exploration is None else options.exploration
+    if not 0.0 <= exploration < 1.0:
+        raise UserError(f"--exploration {exploration}: expected a share from 0 to less than 1.")
     with progress() as bar:
         task = bar.add_task("recording", total=options.grasps)
 
@@ -68,7 +73,7 @@ def grasps(options: argparse.Namespace) -> int:
             options.seed,
             noise=options.noise,
             policy=options.policy,
-            exploration=options.exploration,
+            exploration=exploration,
             workers=options.workers,
             progress=advance,
         )

@@ -341,4 +341,5 @@ def _run(job: _Job) -> list[Grasp]:
 def _quiet() -> None:
     # An interrupt of the terminal reaches every process; the first one decides what becomes of it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # by which the first one ends the others
     os.environ["OMP_NUM_THREADS"] = "1"
