@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from bench import Bench, with_parameters
 from helpers import PERIOD, START, episode_messages, small_contract
-from test_nodes import Bench, bench, with_parameters  # noqa: F401  (a fixture)
 
 from rl_ros.algorithms.bc import BehaviourCloning
 from rl_ros.contract import ACTOR_TOPIC, ACTORS, Contract, Recorded
