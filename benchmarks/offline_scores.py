@@ -165,24 +165,27 @@ def interval(scores: Sequence[np.ndarray], resamples: int = 2000) -> tuple[float
 def summarise(rows: Iterable[Row]) -> dict[str, dict[str, list[float]]]:
     """Print scores by set, and the interquartile means over the sets that both sides have; returns the latter."""
     rows = list(rows)
-    datasets = sorted({row.dataset for row in rows})
-    table = Table("algorithm", "side", *datasets, "mean", "IQM (95 %)", title="last scores, mean over seeds")
+    table = Table("algorithm", "set", *SIDES, title="last scores, mean over seeds")
     figures: dict[str, dict[str, list[float]]] = {}
     for name in sorted({row.algorithm for row in rows}):
         of_side = {side: [row for row in rows if (row.algorithm, row.side) == (name, side)] for side in SIDES}
         present = [side for side in SIDES if of_side[side]]
-        shared = set.intersection(*({row.dataset for row in of_side[side]} for side in present))
-        figures[name] = {}
-        for side in present:
-            scores = {
+        shared = sorted(set.intersection(*({row.dataset for row in of_side[side]} for side in present)))
+        scores = {
+            side: {
                 dataset: np.array([row.last_score for row in of_side[side] if row.dataset == dataset])
-                for dataset in datasets
+                for dataset in sorted({row.dataset for row in rows if row.algorithm == name})
             }
-            middle, low, high = interval([scores[dataset] for dataset in datasets if dataset in shared])
-            mean = float(np.mean([scores[dataset].mean() for dataset in shared]))
-            figures[name][side] = [round(middle, 2), round(low, 2), round(high, 2)]
-            cells = [f"{scores[d].mean():.1f}" if len(scores[d]) else "" for d in datasets]
-            table.add_row(name, side, *cells, f"{mean:.1f}", f"{middle:.1f} ({low:.1f} to {high:.1f})")
+            for side in SIDES
+        }
+        for dataset in scores[SIDES[0]]:
+            found = (scores[side][dataset] for side in SIDES)
+            cells = (f"{each.mean():.1f}" if len(each) else "" for each in found)
+            table.add_row(name, dataset.replace("-v5-", " "), *cells)
+        middles = {side: interval([scores[side][dataset] for dataset in shared]) for side in present}
+        figures[name] = {side: [round(value, 2) for value in middles[side]] for side in present}
+        cells = ("{:.1f} ({:.1f}-{:.1f})".format(*middles[side]) if side in middles else "" for side in SIDES)
+        table.add_row(name, f"IQM of {len(shared)} (95 %)", *cells, end_section=True)
     Console().print(table)
     return figures
 
