@@ -142,11 +142,10 @@ class QPolicy(nn.Module):
         return self.layout.unscale(self.acting_search(Rounded(self.q), self.encoder.scene(features))[0])
 
 
-class Rounded(nn.Module):
+class Rounded:
     """Q with an error of the size of rounding in all but the first of a batch of scenes."""
 
     def __init__(self, q: GraspQ) -> None:
-        super().__init__()
         self.q, self.plain = q, q.plain
         self._generator = torch.Generator().manual_seed(0)
 
