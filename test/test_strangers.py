@@ -9,10 +9,11 @@ import struct
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import lz4.frame
 import numpy as np
@@ -32,7 +33,10 @@ from rl_ros.episodes.ingest import episodes_of
 from rl_ros.episodes.messages import MessageError
 from rl_ros.episodes.record import EpisodeFile
 from rl_ros.errors import UserError
+from rl_ros.networks.image_encoder import Calibration, load_encoder, save_encoder
+from rl_ros.networks.vae import ImageVAE
 from rl_ros.training.bundle import DESCRIPTION, POLICY, WEIGHTS, load_bundle, save_bundle
+from rl_ros.training.representation import restored
 
 MEMORY = 1 << 30
 """Bytes that a hostile file may make this process grow by, generously: the bombs below are larger."""
@@ -296,12 +300,28 @@ def bundle(tmp_path: Path) -> Path:
     )  # fmt: skip
 
 
-def resigned(bundle: Path, name: str, content: bytes) -> None:
-    """A file of the bundle replaced by one who also knows how to make a hash."""
-    (bundle / name).write_bytes(content)
-    description = json.loads((bundle / DESCRIPTION).read_text())
-    description["sha256"][name] = hashlib.sha256(content).hexdigest()
-    (bundle / DESCRIPTION).write_text(json.dumps(description))
+def resigned(directory: Path, name: str, content: bytes, description: str = DESCRIPTION) -> None:
+    """A file of a bundle replaced by one who also knows how to make a hash."""
+    (directory / name).write_bytes(content)
+    data = json.loads((directory / description).read_text())
+    data["sha256"][name] = hashlib.sha256(content).hexdigest()
+    (directory / description).write_text(json.dumps(data))
+
+
+def mutations(wholes: Mapping[str, bytes], count: int) -> Iterator[tuple[str, bytes]]:
+    """Names of files, in turn, and contents with a few bytes that are others, or gone."""
+    rng = np.random.default_rng(3)
+    names = list(wholes)
+    for turn in range(count):
+        name = names[turn % len(names)]
+        mutated = bytearray(wholes[name])
+        for _ in range(rng.integers(1, 4)):
+            where = int(rng.integers(0, len(mutated)))
+            if rng.random() < 0.7:
+                mutated[where] = int(rng.integers(0, 256))
+            else:
+                del mutated[where : where + int(rng.integers(1, 32))]
+        yield name, bytes(mutated)
 
 
 def refusal(bundle: Path) -> str:
@@ -360,29 +380,20 @@ def test_a_model_of_another_contract_is_refused(bundle: Path) -> None:
             value.type.tensor_type.shape.dim[0].dim_value = 1
 
     changed_model(bundle, wider)
-    assert "is none of the contract's, or of another shape" in refusal(bundle)
+    assert "is none of those expected, or of another shape or type" in refusal(bundle)
 
 
 def test_mutated_bundles_load_or_are_a_sentence(bundle: Path) -> None:
-    rng = np.random.default_rng(3)
     wholes = {name: (bundle / name).read_bytes() for name in (POLICY, WEIGHTS, DESCRIPTION)}
     outcomes = {"read": 0, "refused": 0}
     with bounded(60.0):
-        for turn in range(150):
-            name = (POLICY, WEIGHTS, DESCRIPTION)[turn % 3]
-            mutated = bytearray(wholes[name])
-            for _ in range(rng.integers(1, 4)):
-                where = int(rng.integers(0, len(mutated)))
-                if rng.random() < 0.7:
-                    mutated[where] = int(rng.integers(0, 256))
-                else:
-                    del mutated[where : where + int(rng.integers(1, 32))]
+        for name, content in mutations(wholes, 150):
             for other, whole in wholes.items():
                 (bundle / other).write_bytes(whole)
             if name == DESCRIPTION:
-                (bundle / name).write_bytes(mutated)
+                (bundle / name).write_bytes(content)
             else:
-                resigned(bundle, name, bytes(mutated))
+                resigned(bundle, name, content)
             try:
                 loaded = load_bundle(bundle)
                 loaded.policy()
@@ -406,6 +417,87 @@ def test_a_file_without_an_end_is_not_read(bundle: Path) -> None:
     (bundle / POLICY).unlink()
     os.symlink("/dev/zero", bundle / POLICY)
     assert "missing, so the policy bundle is not whole" in refusal(bundle)
+
+
+# Image encoders
+
+
+@pytest.fixture
+def encoder(tmp_path: Path) -> Path:
+    torch.manual_seed(0)
+    save_encoder(
+        tmp_path / "encoder", ImageVAE((16, 16, 3), 2, 8, 8), Calibration(1.0, 1.0, 1.0, 1.0), ENCODER_SETTINGS
+    )
+    return tmp_path / "encoder"
+
+
+ENCODER_SETTINGS = {"features": 8, "hidden_size": 8}
+
+
+def encoder_refusal(encoder: Path) -> str:
+    with bounded(20.0), pytest.raises(UserError) as caught:
+        restored(load_encoder(encoder))
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def described(encoder: Path, **changes: Any) -> None:
+    description = json.loads((encoder / "encoder.json").read_text()) | changes
+    (encoder / "encoder.json").write_text(json.dumps(description))
+
+
+@pytest.mark.parametrize("name", ["encoder.onnx", "decoder.onnx"])
+def test_an_encoder_that_names_other_files_is_refused(name: str, encoder: Path) -> None:
+    model = onnx.load_from_string((encoder / name).read_bytes())
+    tensor = model.graph.initializer.add(name="secret", dims=[8], data_type=onnx.TensorProto.FLOAT)
+    tensor.external_data.add(key="location", value="/etc/hostname")
+    resigned(encoder, name, model.SerializeToString(), "encoder.json")
+    assert f"{name}: a tensor is in another file (external data)" in encoder_refusal(encoder)
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"shape": 3}, "shape: expected a list, got 3"),
+        ({"shape": [16, 16]}, "shape: expected a list of 3"),
+        ({"shape": [8, 16, 3]}, "its input image [16, 16, 3] is none of those expected"),
+        ({"latent": 3}, "its output is not one of shape [3]"),
+        ({"latent": "2"}, "latent: expected a whole number, got '2'"),
+        ({"calibration": {"mean_error": 1.0}}, "the key 'block_error' is missing"),
+        ({"sha256": []}, "damaged (sha256 is no dict)"),
+        ({"sha256": {}}, "damaged (its SHA-256 is not the one saved)"),
+        ({"configuration": {"view": [0, 0, 17, 16]}}, "is no part of an image of 16x16 pixels"),
+        ({"configuration": {"view": [0, 0, 8]}}, "view: expected a list of 4"),
+        ({"configuration": {"features": "8"}}, "configuration: features: expected a whole number"),
+        ({"configuration": {"features": 16}}, "its weights do not fit its configuration"),
+        ({"other": 1}, "unknown key 'other'"),
+    ],
+)
+def test_a_wrong_description_of_an_encoder_is_a_sentence(changes: dict[str, Any], sentence: str, encoder: Path) -> None:
+    described(encoder, **changes)
+    assert sentence in encoder_refusal(encoder)
+
+
+def test_mutated_encoders_load_or_are_a_sentence(encoder: Path) -> None:
+    names = ("encoder.onnx", "decoder.onnx", "weights.safetensors", "encoder.json")
+    wholes = {name: (encoder / name).read_bytes() for name in names}
+    outcomes = {"read": 0, "refused": 0}
+    image = np.zeros((16, 16, 3), np.uint8)
+    with bounded(60.0):
+        for name, content in mutations(wholes, 120):
+            for other, whole in wholes.items():
+                (encoder / other).write_bytes(whole)
+            if name == "encoder.json":
+                (encoder / name).write_bytes(content)
+            else:
+                resigned(encoder, name, content, "encoder.json")
+            try:
+                restored(load_encoder(encoder)).model.encode(torch.from_numpy(image[None]))
+                outcomes["read"] += 1
+            except UserError as error:
+                assert "\n" not in str(error)
+                outcomes["refused"] += 1
+    assert min(outcomes.values()) > 0, outcomes
 
 
 def test_find_bags_is_not_led_out_of_the_directory(tmp_path: Path) -> None:

@@ -34,12 +34,15 @@ def show(figures: dict[str, Any], title: str) -> None:
     """A table of figures."""
     table = Table(title=title, title_justify="left", show_header=False)
     for name, value in figures.items():
-        if isinstance(value, dict):
-            value = ", ".join(f"{k} {v}" for k, v in value.items())
-        elif isinstance(value, list):
-            value = " to ".join(map(str, value))
-        table.add_row(name.replace("_", " "), str(value))
+        table.add_row(name.replace("_", " "), _text(value))
     console.print(table)
+
+
+def _text(value: Any, between: str = "\n") -> str:
+    """A figure in words: figures within it line by line, those within them beside each other, an interval as such."""
+    if isinstance(value, dict):
+        return between.join(f"{name.replace('_', ' ')} {_text(each, ', ')}" for name, each in value.items())
+    return " to ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def progress() -> Progress:

@@ -14,13 +14,7 @@ node is to be that of a training to the last bit. Only `save_encoder` needs torc
 from __future__ import annotations
 
 import hashlib
-import io
-import json
-import os
-import shutil
-import tempfile
-import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,6 +25,8 @@ import safetensors.numpy
 
 from rl_ros import schema
 from rl_ros.errors import UserError
+from rl_ros.networks.onnx_file import onnx_of, session_of
+from rl_ros.networks.stored import read_directory, write_directory
 from rl_ros.networks.view import View
 
 if TYPE_CHECKING:
@@ -83,23 +79,55 @@ class Look:
     """The largest of the image's measures over its limit: above 1 it is like nothing that was learned from."""
 
 
+@dataclass(frozen=True)
+class Description:
+    """What `encoder.json` says."""
+
+    format: int
+    shape: tuple[int, int, int]
+    """(height, width, channels) of an image."""
+    latent: int
+    """Numbers in a latent."""
+    conditional: bool
+    """Whether it also needs the first image of the episode."""
+    calibration: Calibration
+    configuration: dict[str, Any]
+    """What it was trained with; see `rl_ros.training.representation.RepresentationConfig`."""
+    sha256: dict[str, str]
+
+    def view(self, source: str) -> View:
+        """What is looked at of an image.
+
+        Raises:
+            UserError: the configuration names a part that images do not have.
+        """
+        height, width, _ = self.shape
+        given = self.configuration.get("view")
+        view = View(*schema.convert(tuple[int, int, int, int], given or (0, 0, height, width), f"{source}: view"))
+        if not (
+            0 <= view.top <= view.top + view.height <= height and 0 <= view.left <= view.left + view.width <= width
+        ):
+            raise UserError(f"{source}: view: {list(view)} is no part of an image of {height}x{width} pixels.")
+        return view
+
+
 class ImageEncoder:
-    """Images to latents and back, on one thread. Made by `load_encoder`. The same image gives the same bits."""
+    """Images to latents and back, on one thread. Made by `load_encoder`. The same image gives the same bits.
+
+    Raises:
+        UserError: the description is not whole, or the models do something else than it says.
+    """
 
     def __init__(self, directory: Path, description: Mapping[str, Any], encoder: bytes, decoder: bytes) -> None:
+        source = str(directory / DESCRIPTION)
+        known: Description = schema.convert(Description, description, source)
         self.directory = directory
-        self.shape: tuple[int, ...] = tuple(description["shape"])
-        """(height, width, channels) of an image."""
-        self.latent: int = description["latent"]
-        """Numbers in a latent."""
-        self.conditional: bool = description["conditional"]
-        """Whether it also needs the first image of the episode."""
-        self.calibration: Calibration = schema.convert(Calibration, description["calibration"], str(directory))
-        self.configuration: dict[str, Any] = description["configuration"]
-        self.view = View(*(self.configuration.get("view") or (0, 0, *self.shape[:2])))
+        self.shape, self.latent, self.conditional = known.shape, known.latent, known.conditional
+        self.calibration, self.configuration = known.calibration, known.configuration
+        self.view = known.view(source)
         """What is looked at of an image."""
         self.sha256 = hashlib.sha256(encoder).hexdigest()
-        self._encoder, self._decoder = session_of(encoder), session_of(decoder)
+        self._encoder, self._decoder = sessions_of(encoder, decoder, known.shape, known.latent, self.view, directory)
 
     @property
     def frame(self) -> str:
@@ -224,25 +252,21 @@ def load_encoder(directory: str | Path) -> ImageEncoder:
         UserError: the directory or a file in it is missing or damaged, or of a format this version does not read.
     """
     directory = Path(directory)
-    if not directory.is_dir():
-        raise UserError(f"{directory}: there is no such image encoder; a bundle trained on images holds one.")
-    try:
-        description = json.loads((directory / DESCRIPTION).read_text())
-        files = {name: (directory / name).read_bytes() for name in (ENCODER, DECODER, WEIGHTS)}
-        version, saved = description["format"], description["sha256"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{directory}: this image encoder is not whole ({error}); copy or train it again.") from error
-    if version != FORMAT:
-        raise UserError(f"{directory}: an image encoder of format {version!r}; this version reads format {FORMAT}.")
-    for name, content in files.items():
-        if hashlib.sha256(content).hexdigest() != saved.get(name):
-            raise UserError(f"{directory / name}: damaged (its SHA-256 is not the one saved); copy it again.")
-    return ImageEncoder(directory, description, files[ENCODER], files[DECODER])
+    data, files = read_directory(directory, DESCRIPTION, (ENCODER, DECODER, WEIGHTS), FORMAT, "image encoder")
+    return ImageEncoder(directory, data, files[ENCODER], files[DECODER])
 
 
 def load_weights(directory: str | Path) -> dict[str, np.ndarray]:
-    """The weights of an encoder's model, by name, for training to go on from."""
-    tensors: dict[str, np.ndarray] = safetensors.numpy.load_file(Path(directory) / WEIGHTS)
+    """The weights of an encoder's model, by name, for training to go on from.
+
+    Raises:
+        UserError: they are damaged.
+    """
+    file = Path(directory) / WEIGHTS
+    try:
+        tensors: dict[str, np.ndarray] = safetensors.numpy.load(file.read_bytes())
+    except (safetensors.SafetensorError, ValueError, KeyError, TypeError, OverflowError) as error:
+        raise UserError(f"{file}: damaged: {str(error)[:200]}; train it again.") from error
     return tensors
 
 
@@ -255,7 +279,6 @@ def save_encoder(
         UserError: ONNX and torch disagree by more than `TOLERANCE`.
     """
     directory = Path(directory)
-    directory.parent.mkdir(parents=True, exist_ok=True)
     encoder, decoder = export(model)
     tensors = {name: tensor.detach().cpu().contiguous().numpy() for name, tensor in model.state_dict().items()}
     files = {ENCODER: encoder, DECODER: decoder, WEIGHTS: safetensors.numpy.save(tensors)}
@@ -266,18 +289,9 @@ def save_encoder(
         "conditional": model.conditional,
         "calibration": asdict(calibration),
         "configuration": dict(configuration),
-        "sha256": {name: hashlib.sha256(content).hexdigest() for name, content in files.items()},
     }
-    made = ImageEncoder(directory, description, encoder, decoder)
-    unfinished = Path(tempfile.mkdtemp(prefix=f".{directory.name}-", dir=directory.parent))
-    for name, content in files.items():
-        (unfinished / name).write_bytes(content)
-    (unfinished / DESCRIPTION).write_text(json.dumps(description, indent=1) + "\n")
-    unfinished.chmod(0o755)
-    if directory.exists():
-        shutil.rmtree(directory)
-    os.replace(unfinished, directory)
-    return made
+    write_directory(directory, DESCRIPTION, description, files)
+    return load_encoder(directory)
 
 
 def export(model: ImageVAE) -> tuple[bytes, bytes]:
@@ -307,13 +321,10 @@ def export(model: ImageVAE) -> tuple[bytes, bytes]:
     generator = np.random.default_rng(0)
     image = torch.from_numpy(generator.integers(0, 256, model.shape, np.uint8))
     latent = torch.from_numpy(generator.normal(size=model.latent).astype(np.float32))
-    encoder = _graph(Encoder().eval(), {"image": image, "context": image.flip(0)})
-    decoder = _graph(Decoder().eval(), {"latent": latent, "context": image})
-    for graph, module, inputs in (
-        (encoder, Encoder(), {"image": image, "context": image.flip(0)}),
-        (decoder, Decoder(), {"latent": latent, "context": image}),
-    ):
-        session = session_of(graph)
+    looked, drawn = {"image": image, "context": image.flip(0)}, {"latent": latent, "context": image}
+    encoder, decoder = onnx_of(Encoder(), looked, "output"), onnx_of(Decoder(), drawn, "output")
+    sessions = sessions_of(encoder, decoder, model.shape, model.latent, model.view)
+    for session, module, inputs in zip(sessions, (Encoder(), Decoder()), (looked, drawn), strict=True):
         given = {entry.name: inputs[entry.name].numpy() for entry in session.get_inputs()}
         with torch.no_grad():
             expected = module(*inputs.values()).numpy()
@@ -325,27 +336,23 @@ def export(model: ImageVAE) -> tuple[bytes, bytes]:
     return encoder, decoder
 
 
-def _graph(module: torch.nn.Module, inputs: Mapping[str, torch.Tensor]) -> bytes:
-    import torch
+def sessions_of(
+    encoder: bytes, decoder: bytes, shape: Sequence[int], latent: int, view: View, directory: Path = Path()
+) -> tuple[onnxruntime.InferenceSession, onnxruntime.InferenceSession]:
+    """Both models, ready to run on one thread; either may also take the first image of the episode, `context`.
 
-    file = io.BytesIO()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the TorchScript exporter announces its age; the new one needs onnxscript
-        torch.onnx.export(
-            module,
-            tuple(inputs.values()),
-            file,  # type: ignore[arg-type]
-            input_names=list(inputs),
-            output_names=["output"],
-            opset_version=17,
-            dynamo=False,
-        )
-    return file.getvalue()
+    Args:
+        encoder, decoder: the files.
+        shape: of an image, (height, width, channels).
+        latent: numbers in a latent.
+        view: what the decoder draws of an image.
+        directory: where they are, for sentences.
 
-
-def session_of(model: bytes) -> onnxruntime.InferenceSession:
-    """A model, ready to run on one thread."""
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    options.log_severity_level = 3
-    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    Raises:
+        UserError: one of them does something else.
+    """
+    image, drawn = ("uint8", shape), (view.height, view.width, shape[2])
+    return (
+        session_of(encoder, str(directory / ENCODER), {"image": image, "context": image}, [latent]),
+        session_of(decoder, str(directory / DECODER), {"latent": ("float32", [latent]), "context": image}, drawn),
+    )

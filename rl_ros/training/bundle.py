@@ -17,12 +17,6 @@ Only saving needs torch; a robot that loads bundles does not have it.
 from __future__ import annotations
 
 import copy
-import hashlib
-import json
-import os
-import shutil
-import tempfile
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
@@ -30,14 +24,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import onnxruntime
 import safetensors.numpy
 
 from rl_ros import __version__
 from rl_ros.contract import Contract, difference
 from rl_ros.errors import UserError
 from rl_ros.networks.image_encoder import ImageEncoder, load_encoder
-from rl_ros.training.onnx_file import ONNX_ERRORS, refuse_strange_onnx
+from rl_ros.networks.onnx_file import onnx_of, session_of
+from rl_ros.networks.stored import read_directory, write_directory
 
 if TYPE_CHECKING:
     import torch
@@ -52,13 +46,10 @@ ANSWERS = "action"
 """Name of torch's answers among the tensors of the sample, (n, A): several where it found them equally good."""
 DESIRED_GOAL = "desired_goal"
 """Name of the goal among the inputs of `policy.onnx`."""
-FILE_LIMIT, DESCRIPTION_LIMIT = 1 << 31, 1 << 26
-"""Bytes of a file of a bundle."""
 _DESCRIBED: dict[str, type] = {
     "contract": dict, "algorithm": str, "configuration": dict, "normalisation": dict, "versions": dict,
-    "metrics": dict, "source_episodes": list, "sha256": dict,
+    "metrics": dict, "source_episodes": list, "encoder": str,
 }  # fmt: skip
-_ONNX_TYPES = {"uint8": "tensor(uint8)", "float32": "tensor(float)", "float64": "tensor(double)"}
 TOLERANCE = 1e-5
 """Largest difference between ONNX and torch that may be exported, as a share of each action's range."""
 
@@ -73,26 +64,11 @@ class OnnxPolicy:
     """
 
     def __init__(self, model: bytes, contract: Contract, source: str = POLICY) -> None:
-        refuse_strange_onnx(model, source)
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = options.inter_op_num_threads = 1
-        options.log_severity_level = 3
         self.contract = contract
-        try:
-            self._session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-        except ONNX_ERRORS as error:
-            reason = " ".join(str(error).split())[:200]
-            raise UserError(f"{source}: onnxruntime cannot load it: {reason}; copy the bundle again.") from error
-        inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
-        self._inputs = tuple(entry.name for entry in inputs)
         keys = {**contract.observation, DESIRED_GOAL: contract.goal.desired_goal}
-        wanted = {name: (_ONNX_TYPES[key.dtype], list(key.shape)) for name, key in keys.items()}
-        for entry in inputs:
-            if wanted.get(entry.name) != (entry.type, list(entry.shape)):
-                raise UserError(f"{source}: its input {entry.name} is none of the contract's, or of another shape.")
-        action = ("tensor(float)", [len(contract.action_low)])
-        if len(outputs) != 1 or (outputs[0].type, list(outputs[0].shape)) != action:
-            raise UserError(f"{source}: its output is not an action of {action[1][0]} numbers.")
+        inputs = {name: (key.dtype, key.shape) for name, key in keys.items()}
+        self._session = session_of(model, source, inputs, [len(contract.action_low)])
+        self._inputs = tuple(entry.name for entry in self._session.get_inputs())
 
     def act(self, observation: Mapping[str, np.ndarray], desired_goal: np.ndarray) -> np.ndarray:
         """The action for one observation.
@@ -202,29 +178,10 @@ def load_bundle(directory: str | Path) -> Bundle:
         UserError: the directory or a file in it is missing or damaged, or of a format this version does not read.
     """
     directory = Path(directory)
-    if not directory.is_dir():
-        raise UserError(f"{directory}: there is no such policy bundle; `rl_ros train` makes one.")
-    description = _read(directory / DESCRIPTION)
-    try:
-        data = json.loads(description)
-        version = data["format"]
-    except (ValueError, TypeError, KeyError, RecursionError) as error:
-        raise UserError(f"{directory / DESCRIPTION}: damaged; copy or train the bundle again.") from error
-    if version != FORMAT:
-        raise UserError(
-            f"{directory}: a policy bundle of format {version!r}; this version of rl_ros reads format {FORMAT}."
-        )
+    data, files = read_directory(directory, DESCRIPTION, (POLICY, WEIGHTS), FORMAT, "policy bundle", (SAMPLE,))
     for name, kind in _DESCRIBED.items():
         if name in data and not isinstance(data[name], kind):
             raise UserError(f"{directory / DESCRIPTION}: damaged ({name} is no {kind.__name__}); train it again.")
-    files = {}
-    hashes = data.get("sha256", {})
-    for name in (POLICY, WEIGHTS, *([SAMPLE] if SAMPLE in hashes else [])):
-        files[name] = _read(directory / name)
-        if hashlib.sha256(files[name]).hexdigest() != hashes.get(name):
-            raise UserError(
-                f"{directory / name}: damaged (its SHA-256 is not the one saved); copy or train the bundle again."
-            )
     try:
         return Bundle(
             directory=directory,
@@ -272,7 +229,6 @@ def save_bundle(
         UserError: ONNX and torch disagree by more than `TOLERANCE`, or the policy's actions are not finite.
     """
     directory = Path(directory)
-    directory.parent.mkdir(parents=True, exist_ok=True)
     model = _export(policy_module, contract)
     sample = _check(model, policy_module, contract, normalisation)
     tensors = {name: np.ascontiguousarray(tensor.detach().cpu().numpy()) for name, tensor in state_tensors.items()}
@@ -286,27 +242,10 @@ def save_bundle(
         "metrics": dict(metrics),
         "source_episodes": list(source_episodes),
         "versions": {"rl_ros": __version__} | {name: metadata.version(name) for name in ("torch", "onnxruntime")},
-        "sha256": {name: hashlib.sha256(content).hexdigest() for name, content in files.items()},
         **({"encoder": encoder.sha256} if encoder is not None else {}),
     }
-    # Written beside its place and renamed into it: a reader finds a whole bundle or none.
-    unfinished = Path(tempfile.mkdtemp(prefix=f".{directory.name}-", dir=directory.parent))
-    try:
-        for name, content in files.items():
-            (unfinished / name).write_bytes(content)
-        (unfinished / DESCRIPTION).write_text(json.dumps(description, indent=1) + "\n")
-        if encoder is not None:
-            shutil.copytree(encoder.directory, unfinished / IMAGE_ENCODER)
-        unfinished.chmod(0o755)
-        if directory.exists():
-            older = Path(tempfile.mkdtemp(prefix=f".{directory.name}-older-", dir=directory.parent))
-            os.replace(directory, older)
-            os.replace(unfinished, directory)
-            shutil.rmtree(older)
-        else:
-            os.replace(unfinished, directory)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
+    copied = {IMAGE_ENCODER: encoder.directory} if encoder is not None else {}
+    write_directory(directory, DESCRIPTION, description, files, copied)
     return directory
 
 
@@ -351,8 +290,6 @@ def save_learner(
 
 def _export(policy_module: torch.nn.Module, contract: Contract) -> bytes:
     """The policy as an ONNX graph over one unbatched observation."""
-    import io
-
     import torch
 
     class SingleObservation(torch.nn.Module):
@@ -365,21 +302,11 @@ def _export(policy_module: torch.nn.Module, contract: Contract) -> bytes:
             action: torch.Tensor = self.policy(dict(zip(contract.observation, observation, strict=True)), goal)
             return action[0]
 
-    example = {name: np.zeros(key.shape, key.dtype) for name, key in contract.observation.items()}
-    example[DESIRED_GOAL] = np.zeros(contract.goal.desired_goal.shape, np.float32)
-    file = io.BytesIO()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the TorchScript exporter announces its age; the new one needs onnxscript
-        torch.onnx.export(
-            SingleObservation().eval(),
-            tuple(torch.from_numpy(value) for value in example.values()),
-            file,  # type: ignore[arg-type]
-            input_names=list(example),
-            output_names=["action"],
-            opset_version=17,
-            dynamo=False,
-        )
-    return file.getvalue()
+    example = {
+        name: torch.zeros(key.shape, dtype=getattr(torch, key.dtype)) for name, key in contract.observation.items()
+    }
+    example[DESIRED_GOAL] = torch.zeros(contract.goal.desired_goal.shape)
+    return onnx_of(SingleObservation(), example, "action")
 
 
 def _check(
@@ -429,12 +356,3 @@ def _difference(action: np.ndarray, answers: np.ndarray, contract: Contract) -> 
     """How far an action (A,) is from the nearest of the answers (n, A), as a share of each action's range."""
     share = np.abs(action - answers) / (contract.action_high - contract.action_low)
     return float(np.min(np.max(share, axis=1)))
-
-
-def _read(path: Path) -> bytes:
-    if not path.is_file():
-        raise UserError(f"{path}: missing, so the policy bundle is not whole; copy or train it again.")
-    limit = DESCRIPTION_LIMIT if path.name == DESCRIPTION else FILE_LIMIT
-    if path.stat().st_size > limit:
-        raise UserError(f"{path}: larger than {limit >> 20} MB; no policy of rl_ros is.")
-    return path.read_bytes()

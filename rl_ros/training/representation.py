@@ -14,6 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rl_ros import schema
+from rl_ros.errors import UserError
 from rl_ros.networks.image_encoder import (
     Coder,
     ImageEncoder,
@@ -21,7 +23,7 @@ from rl_ros.networks.image_encoder import (
     export,
     load_weights,
     save_encoder,
-    session_of,
+    sessions_of,
 )
 from rl_ros.networks.vae import ImageVAE, log_likelihood, vae_loss
 from rl_ros.training.logs import RunLog
@@ -246,17 +248,26 @@ def train_encoder(
 
 
 def restored(encoder: ImageEncoder, seed: int = 0) -> RepresentationTraining:
-    """The training of an encoder on disk, with its weights and a fresh optimiser."""
-    config = RepresentationConfig(**encoder.configuration)
+    """The training of an encoder on disk, with its weights and a fresh optimiser.
+
+    Raises:
+        UserError: its weights or its configuration are damaged.
+    """
+    source = f"{encoder.directory}: configuration"
+    config: RepresentationConfig = schema.convert(RepresentationConfig, encoder.configuration, source)
     training = RepresentationTraining(encoder.shape, encoder.latent, config, seed)
     weights = {name: torch.from_numpy(array) for name, array in load_weights(encoder.directory).items()}
-    training.model.load_state_dict(weights)
+    try:
+        training.model.load_state_dict(weights)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"{encoder.directory}: its weights do not fit its configuration: {reason}") from error
     return training
 
 
 def runnable(model: ImageVAE) -> tuple[Coder, Coder]:
     """Encode and decode single images, and latents, as an encoder on disk would, each with its context."""
-    encoder, decoder = map(session_of, export(model))
+    encoder, decoder = sessions_of(*export(model), model.shape, model.latent, model.view)
 
     def encode(image: np.ndarray, context: np.ndarray) -> np.ndarray:
         latent: np.ndarray = encoder.run(None, {"image": image} | ({"context": context} if model.conditional else {}))[

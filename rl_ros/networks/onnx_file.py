@@ -1,16 +1,28 @@
-"""What an ONNX file of a stranger may hold: a computation, and nothing that reaches beyond it.
+"""Models as ONNX files: made from torch, and run on one thread, without torch.
 
-Tensors can name other files that onnxruntime would read (external data), and operators can come from other libraries.
-Both are refused before onnxruntime sees the file. The file is read here as the protocol buffer that it is, so that a
-robot needs no other package.
+A file of a stranger may hold a computation, and nothing that reaches beyond it. Tensors can name other files that
+onnxruntime would read (external data), and operators can come from other libraries. Both are refused before onnxruntime
+sees the file. The file is read here as the protocol buffer that it is, so that a robot needs no other package.
 """
 
-import math
-from collections.abc import Iterator
+from __future__ import annotations
 
+import io
+import math
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import onnxruntime
 from onnxruntime.capi import onnxruntime_pybind11_state as _state
 
 from rl_ros.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
+
+Input = tuple[str, Sequence[int]]
+"""Type, as numpy names it, and shape of what goes into a model."""
 
 ONNX_ERRORS: tuple[type[Exception], ...] = (
     RuntimeError,
@@ -44,6 +56,64 @@ _HOLDS: dict[str, dict[int, str]] = {
     "sparse": {1: "tensor", 2: "tensor"},
 }
 _NODE_DOMAIN, _TENSOR_DIMS, _TENSOR_EXTERNAL, _TENSOR_LOCATION = 7, 1, 13, 14
+_TYPES = {"uint8": "tensor(uint8)", "float32": "tensor(float)", "float64": "tensor(double)"}
+
+
+def onnx_of(module: torch.nn.Module, inputs: Mapping[str, torch.Tensor], output: str) -> bytes:
+    """A module as an ONNX file, exported with examples of its inputs, in their order."""
+    import torch
+
+    file = io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the TorchScript exporter announces its age; the new one needs onnxscript
+        torch.onnx.export(
+            module.eval(),
+            tuple(inputs.values()),
+            file,  # type: ignore[arg-type]
+            input_names=list(inputs),
+            output_names=[output],
+            opset_version=17,
+            dynamo=False,
+        )
+    return file.getvalue()
+
+
+def session_of(
+    model: bytes, source: str, inputs: Mapping[str, Input], output: Sequence[int]
+) -> onnxruntime.InferenceSession:
+    """A model, ready to run on one thread.
+
+    Args:
+        model: the file.
+        source: names it in sentences.
+        inputs: what it may be given, by name; it need not take all.
+        output: shape of what it gives, float32.
+
+    Raises:
+        UserError: it is refused by `refuse_strange_onnx`, cannot be loaded, takes something else or gives something
+            else.
+    """
+    refuse_strange_onnx(model, source)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    try:
+        session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    except ONNX_ERRORS as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"{source}: onnxruntime cannot load it: {reason}; copy it again.") from error
+    wanted = {name: (_TYPES[dtype], list(shape)) for name, (dtype, shape) in inputs.items()}
+    for entry in session.get_inputs():
+        if wanted.get(entry.name) != (entry.type, list(entry.shape)):
+            expected = ", ".join(f"{name} {shape}" for name, (_, shape) in wanted.items())
+            raise UserError(
+                f"{source}: its input {entry.name} {entry.shape} is none of those expected, or of another shape or "
+                f"type: {expected}."
+            )
+    given = [(entry.type, list(entry.shape)) for entry in session.get_outputs()]
+    if given != [(_TYPES["float32"], list(output))]:
+        raise UserError(f"{source}: its output is not one of shape {list(output)}.")
+    return session
 
 
 def refuse_strange_onnx(model: bytes, source: str) -> None:
@@ -58,9 +128,9 @@ def refuse_strange_onnx(model: bytes, source: str) -> None:
         if not found:
             raise ValueError("no graph")
     except (ValueError, IndexError) as error:
-        raise UserError(f"{source}: no ONNX model, or a damaged one: {error}; copy the bundle again.") from error
+        raise UserError(f"{source}: no ONNX model, or a damaged one: {error}; copy it again.") from error
     except _StrangeError as error:
-        raise UserError(f"{source}: {error}; no policy of rl_ros does, so it is refused.") from error
+        raise UserError(f"{source}: {error}; nothing that rl_ros makes does, so it is refused.") from error
 
 
 class _StrangeError(Exception):
