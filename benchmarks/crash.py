@@ -19,7 +19,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import rclpy
 from mcap.reader import make_reader
 from robot import RecorderProcess, Robot, contract
 
@@ -29,6 +28,7 @@ from rl_ros.episodes import messages
 from rl_ros.episodes.bags import mcap_file, read_bag
 from rl_ros.episodes.record import EpisodeFile
 from rl_ros.errors import UserError
+from rl_ros.nodes.spin import ros
 
 SIZE = 64
 BAR_MS = 200.0
@@ -55,7 +55,7 @@ def crash(count: int, work: Path, random_numbers: random.Random) -> list[float]:
     recorded, bags = contract(SIZE, SIZE), work / "bags"
     kills: list[tuple[int, int]] = []
     losses = []
-    with rclpy.init():
+    with ros():
         robot = Robot(recorded)
         for number in range(count + 1):
             with RecorderProcess(work, recorded, bags) as recorder:

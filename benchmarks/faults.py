@@ -27,7 +27,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import rclpy
 from crash import ros_environment
 from live_graph import Rig, circling_bundle, restamped
 from rich.console import Console
@@ -38,6 +37,7 @@ from rl_ros.bringup import clean_shared_memory
 from rl_ros.contract import Contract
 from rl_ros.episodes import messages
 from rl_ros.episodes.bags import find_bags, read_bag
+from rl_ros.nodes.spin import ros
 from rl_ros.robots.verdict import Code
 from rl_ros.training.bundle import DESCRIPTION, POLICY
 
@@ -406,7 +406,7 @@ def main() -> None:
     parser.add_argument("--keep", type=Path, help="directory for bags and the log; they are kept")
     arguments = parser.parse_args()
     outcomes: list[Outcome] = []
-    with tempfile.TemporaryDirectory(prefix="rl_ros_faults_") as scratch, ros_environment(), rclpy.init():
+    with tempfile.TemporaryDirectory(prefix="rl_ros_faults_") as scratch, ros_environment(), ros():
         work = arguments.keep or Path(scratch)
         work.mkdir(parents=True, exist_ok=True)
         contract = Contract.load(CONTRACT)

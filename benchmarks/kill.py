@@ -20,7 +20,6 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import rclpy
 from crash import ros_environment
 from live_graph import Rig, circling_bundle
 from rich.console import Console
@@ -31,6 +30,7 @@ from rl_ros.bringup import clean_shared_memory
 from rl_ros.contract import Contract
 from rl_ros.episodes.bags import find_bags, read_bag
 from rl_ros.episodes.recover import recover_bags
+from rl_ros.nodes.spin import ros
 
 NODES = ("arm_guard", "policy", "recorder", "reward", "goal_encoder", "arm_sim", "episode_manager")
 QUICK, FULL = 3, 20
@@ -62,7 +62,7 @@ def kill(node: str, work: Path, rate: float, moment: float) -> Kill:
     (work / "contract.yaml").write_text(text)
     contract = Contract.load(str(work / "contract.yaml"))
     bundle = circling_bundle(work / "bundle", contract)
-    with rclpy.init():
+    with ros():
         with Rig(work, work / "contract.yaml", bundle, {"episode_length": str(EPISODE_LENGTH)}, {}, {}) as rig:
             rig.until(lambda: rig.closed, "the first episode to end")
             rig.wait_until_it_moves()

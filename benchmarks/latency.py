@@ -39,6 +39,7 @@ from rl_ros.contract import Contract
 from rl_ros.episodes import messages
 from rl_ros.graph import endpoints, node_specs, offered_profiles
 from rl_ros.nodes.base import message_class
+from rl_ros.nodes.spin import ros
 from rl_ros.robots.arm import Arm
 
 CONTRACT = "pick_and_place_image"
@@ -256,7 +257,7 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=50.0)
     arguments = parser.parse_args()
     seconds = arguments.seconds or (QUICK if arguments.quick else FULL)
-    with tempfile.TemporaryDirectory(prefix="rl_ros_latency_") as scratch, ros_environment(), rclpy.init():
+    with tempfile.TemporaryDirectory(prefix="rl_ros_latency_") as scratch, ros_environment(), ros():
         work = Path(scratch)
         contract = Contract.load(CONTRACT)
         text = contract.to_yaml().replace(f"control_rate: {contract.control_rate}", f"control_rate: {arguments.rate}")

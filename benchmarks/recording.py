@@ -17,12 +17,12 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-import rclpy
 from robot import RecorderProcess, Robot, contract
 
 from rl_ros.bringup import clean_shared_memory, environment
 from rl_ros.episodes.bags import read_bag
 from rl_ros.episodes.messages import stamp_of
+from rl_ros.nodes.spin import ros
 
 HEIGHT, WIDTH = 480, 640
 CPU_BAR = 0.25
@@ -30,7 +30,7 @@ CPU_BAR = 0.25
 
 def publish(seconds: float) -> None:
     """The robot's process: one episode, then what it published as a line of JSON."""
-    with rclpy.init():
+    with ros():
         robot = Robot(contract(HEIGHT, WIDTH))
         robot.prepare(0)
         start = robot.begin(0)

@@ -24,6 +24,10 @@ from rl_ros.resources import share_file
 
 STOP_SECONDS = 5.0
 """s between SIGINT, SIGTERM and SIGKILL, as in ros2 launch."""
+PROFILES = ("FASTDDS_DEFAULT_PROFILES_FILE", "FASTRTPS_DEFAULT_PROFILES_FILE")
+"""Where Fast DDS looks for its profile: from ROS 2 Kilted on, and in Jazzy."""
+SEGMENTS = ("fastdds", "fastrtps")
+"""How the names of its shared memory begin: from ROS 2 Kilted on, and in Jazzy."""
 _PR_SET_PDEATHSIG = 1
 
 
@@ -64,7 +68,7 @@ def environment() -> dict[str, str]:
     profile = "config/fastdds.xml" if alone else "config/fastdds_network.xml"
     defaults = {
         "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST",
-        "FASTDDS_DEFAULT_PROFILES_FILE": str(share_file(profile)),
+        **dict.fromkeys(PROFILES, str(share_file(profile))),
         "OMP_NUM_THREADS": "1",
     }
     return {**defaults, **os.environ, "PYTHONUNBUFFERED": "1"}
@@ -210,7 +214,7 @@ def clean_shared_memory(directory: Path = Path("/dev/shm")) -> None:
     As `fastdds shm clean` does, which needs a package that its wheel does not bring; and also ports that no process
     uses any more, which stay after one that used them was killed.
     """
-    for lock in directory.glob("fastdds_*_el"):
+    for lock in (lock for name in SEGMENTS for lock in directory.glob(f"{name}_*_el")):
         with contextlib.suppress(FileNotFoundError, BlockingIOError), lock.open() as stream:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
             segment = lock.name.removesuffix("_el")
@@ -218,10 +222,11 @@ def clean_shared_memory(directory: Path = Path("/dev/shm")) -> None:
                 lock.with_name(name).unlink(missing_ok=True)
     unheard = [
         port
-        for port in directory.glob("fastdds_port*")
+        for name in SEGMENTS
+        for port in directory.glob(f"{name}_port*")
         if port.name[-1].isdigit() and not any(port.with_name(port.name + lock).exists() for lock in ("_el", "_sl"))
     ]
-    mapped = _mapped("fastdds_port") if unheard else set()
+    mapped = _mapped("_port") if unheard else set()
     for port in unheard:
         if str(port) not in mapped:
             with contextlib.suppress(PermissionError):  # another user's

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import rclpy
 from bench import Bench
 
-from rl_ros.bringup import clean_shared_memory
+from rl_ros.bringup import SEGMENTS, clean_shared_memory
+from rl_ros.nodes.spin import ros
 
 LOCK_PORT = 21_400
 DOMAINS = range(1, 100)
@@ -58,7 +58,8 @@ def ros_domain(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) 
             os.kill(process, signal.SIGKILL)
         assert not left, f"processes left behind: {left}"
         base, per_domain = FAST_DDS_PORTS
-        names = [f"fastdds_port{base + per_domain * domain + port}" for port in range(per_domain)]
+        ports = [base + per_domain * domain + port for port in range(per_domain)]
+        names = [f"{name}_port{port}" for name in SEGMENTS for port in ports]
         clean_shared_memory()  # killed processes leave ports; a graph that ends removes them
         segments = [name for name in names if (Path("/dev/shm") / name).exists()]
         for name in segments:
@@ -69,7 +70,7 @@ def ros_domain(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) 
 @pytest.fixture
 def bench(ros_domain: int) -> Iterator[Bench]:
     """A peer for nodes in this process; see `bench.py`."""
-    with rclpy.init():
+    with ros():
         made = Bench()
         yield made
         for node in made.nodes:

@@ -21,6 +21,7 @@ from sensor_msgs.msg import JointState
 from trajectory_msgs.msg import JointTrajectory
 
 from rl_ros.episodes import messages
+from rl_ros.nodes.spin import ros
 from rl_ros.robots.arm import Arm
 
 PERIOD = 0.01
@@ -92,7 +93,7 @@ class FakeArm(rclpy.node.Node):
 
 def main() -> None:
     try:
-        with rclpy.init():
+        with ros():
             node, executor = FakeArm(sys.argv[1]), EventsExecutor()
             executor.add_node(node)
             while rclpy.ok():

@@ -4,6 +4,8 @@ import fcntl
 import mmap
 from pathlib import Path
 
+import pytest
+
 from rl_ros.bringup import clean_shared_memory
 
 
@@ -14,11 +16,12 @@ def segment(directory: Path, name: str, lock: str = "") -> Path:
     return directory / name
 
 
-def test_only_shared_memory_that_nobody_uses_is_removed(tmp_path: Path) -> None:
-    dead, dead_port = segment(tmp_path, "fastdds_0a1b", "_el"), segment(tmp_path, "fastdds_port7411", "_el")
-    orphan, written = segment(tmp_path, "fastdds_port7413"), segment(tmp_path, "fastdds_port7415")
-    heard, shared = segment(tmp_path, "fastdds_port7417", "_el"), segment(tmp_path, "fastdds_port7419", "_sl")
-    alive, strange = segment(tmp_path, "fastdds_2c3d", "_el"), segment(tmp_path, "somebody_elses")
+@pytest.mark.parametrize("fast_dds", ["fastdds", "fastrtps"])
+def test_only_shared_memory_that_nobody_uses_is_removed(fast_dds: str, tmp_path: Path) -> None:
+    dead, dead_port = segment(tmp_path, f"{fast_dds}_0a1b", "_el"), segment(tmp_path, f"{fast_dds}_port7411", "_el")
+    orphan, written = segment(tmp_path, f"{fast_dds}_port7413"), segment(tmp_path, f"{fast_dds}_port7415")
+    heard, shared = segment(tmp_path, f"{fast_dds}_port7417", "_el"), segment(tmp_path, f"{fast_dds}_port7419", "_sl")
+    alive, strange = segment(tmp_path, f"{fast_dds}_2c3d", "_el"), segment(tmp_path, "somebody_elses")
     kept = {each for path in (written, heard, shared, alive, strange) for each in tmp_path.glob(f"*{path.name}*")}
     with (
         written.open("r+b") as stream,

@@ -3,9 +3,9 @@
 from pathlib import Path
 
 import pytest
-import rclpy
 
 from rl_ros.contract import Contract
+from rl_ros.nodes.spin import ros
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 CHOSEN = ("SIGSTOP", "NaN in the action", "clock jumps ahead", "torn bundle")
@@ -24,7 +24,7 @@ def test_faults_stop_the_arm_within_two_control_periods(tmp_path: Path, monkeypa
     every = faults.faults(faults.bundles(tmp_path, contract), contract.period)
     chosen = [fault for fault in every if any(word in fault.name for word in CHOSEN)]
     assert len(chosen) == len(CHOSEN)
-    with crash.ros_environment(), rclpy.init():  # noqa: SIM117  (a rig needs the context)
+    with crash.ros_environment(), ros():  # noqa: SIM117  (a rig needs the context)
         with live_graph.Rig(tmp_path, tmp_path / "contract.yaml", good, {}, {}, {}) as live:
             outcomes = [faults.run(live, fault, 0.07, contract.period) for fault in chosen]
     for outcome in outcomes:

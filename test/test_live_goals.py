@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import rclpy
 from helpers import wait_for
 from rclpy.experimental.events_executor import EventsExecutor
 from rclpy.node import Node
@@ -21,6 +20,7 @@ from rl_ros.episodes.memory import Episode
 from rl_ros.episodes.trace import compare, read_traces
 from rl_ros.graph import load_graph, resolve
 from rl_ros.nodes.base import message_class
+from rl_ros.nodes.spin import ros
 from rl_ros.resources import share_directory
 from rl_ros.tasks.goals import THRESHOLD
 from rl_ros.tasks.task import make_task
@@ -46,7 +46,7 @@ class Person:
 
 @pytest.fixture
 def person(ros_domain: int) -> Iterator[Person]:
-    with rclpy.init():
+    with ros():
         made = Person()
         yield made
         made.executor.remove_node(made.node)

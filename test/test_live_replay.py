@@ -7,7 +7,6 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
-import rclpy
 from helpers import started, wait_for
 from rclpy.experimental.events_executor import EventsExecutor
 from rclpy.node import Node
@@ -20,6 +19,7 @@ from rl_ros.episodes.ingest import EVENTS
 from rl_ros.episodes.messages import stamp_of
 from rl_ros.episodes.record import EpisodeFile
 from rl_ros.nodes.base import message_class
+from rl_ros.nodes.spin import ros
 from rl_ros.training.live import run_episodes
 
 SECONDS = 90
@@ -48,7 +48,7 @@ class Listener:
 
 @pytest.fixture
 def listener(ros_domain: int) -> Iterator[Listener]:
-    with rclpy.init():
+    with ros():
         made = Listener()
         yield made
         made.executor.remove_node(made.node)

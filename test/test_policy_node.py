@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import rclpy
 from bench import Bench, with_parameters
 from helpers import PERIOD, START, goal_message, small_contract, tick_messages
 from rclpy.lifecycle import TransitionCallbackReturn
@@ -15,6 +14,7 @@ from rclpy.parameter import Parameter
 from rl_ros.episodes import messages
 from rl_ros.errors import UserError
 from rl_ros.nodes.policy import Policy
+from rl_ros.nodes.spin import ros
 
 STATUS = "diagnostic_msgs/msg/DiagnosticArray"
 
@@ -91,7 +91,7 @@ def test_on_a_robot_an_expert_that_needs_a_simulation_is_refused(
 ) -> None:
     with_parameters(monkeypatch, contract="grasp", simulation=False)
     sentence = "scripted expert of grasp needs to know objects_heading, objects_position, which only the simulation"
-    with rclpy.init(), pytest.raises(UserError, match=sentence):
+    with ros(), pytest.raises(UserError, match=sentence):
         Policy()
 
 

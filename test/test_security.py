@@ -60,11 +60,12 @@ def test_a_graph_listens_on_this_machine_only(ros_domain: int) -> None:
 def test_the_network_is_listened_to_where_someone_says_so(
     variables: dict[str, str], profile: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in ("ROS_AUTOMATIC_DISCOVERY_RANGE", "ROS_STATIC_PEERS", "FASTDDS_DEFAULT_PROFILES_FILE"):
+    for name in ("ROS_AUTOMATIC_DISCOVERY_RANGE", "ROS_STATIC_PEERS", *bringup.PROFILES):
         monkeypatch.delenv(name, raising=False)
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    assert Path(bringup.environment()["FASTDDS_DEFAULT_PROFILES_FILE"]).name == profile
+    environment = bringup.environment()
+    assert [Path(environment[name]).name for name in bringup.PROFILES] == [profile, profile]
 
 
 def test_both_profiles_differ_in_nothing_but_the_interfaces() -> None:

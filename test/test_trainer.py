@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import rclpy
 from helpers import episode_messages, small_contract, wait_for
 from rcl_interfaces.msg import SetParametersResult
 from rcl_interfaces.srv import GetParameters
@@ -26,6 +25,7 @@ from rl_ros.episodes.record import EpisodeFile
 from rl_ros.errors import UserError
 from rl_ros.graph import load_graph, resolve
 from rl_ros.nodes.base import message_class
+from rl_ros.nodes.spin import ros
 from rl_ros.nodes.trainer import Trainer
 from rl_ros.training import from_bags
 from rl_ros.training.bundle import load_bundle
@@ -279,7 +279,7 @@ def test_the_node_swaps_the_policy_of_a_running_graph_and_a_broken_bag_does_not_
         "updates_per_episode": "4",
         "trainer_settings": json.dumps({"hidden_size": 8, "batch_size": 4}),
     }
-    with rclpy.init(), Supervisor(resolve(load_graph("reach"), arguments), said.append):  # type: ignore[arg-type]
+    with ros(), Supervisor(resolve(load_graph("reach"), arguments), said.append):  # type: ignore[arg-type]
         node, executor = Node("listener"), EventsExecutor()
         executor.add_node(node)
         metrics: list[bytes] = []
@@ -367,7 +367,7 @@ def test_a_policy_node_that_refuses_a_bundle_is_told_of_and_offered_the_next_one
         offered.append(str(changed[0].value))
         return SetParametersResult(successful=len(offered) > 1, reason="another contract")
 
-    with rclpy.init(args=["--ros-args", *arguments]):
+    with ros(args=["--ros-args", *arguments]):
         policy, node, executor = Node("policy"), Trainer(), EventsExecutor()
         policy.declare_parameter("bundle", "")
         policy.add_on_set_parameters_callback(on_parameters)

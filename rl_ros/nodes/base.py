@@ -206,7 +206,8 @@ class Node(rclpy.node.Node):
             if taken is None:
                 return None
             cdr, information = taken
-            publisher = information["publisher_gid"]
+            # ROS 2 Jazzy does not tell who sent it: losses of several publishers on a topic are then partly overlooked.
+            publisher = information.get("publisher_gid")
             return Polled(
                 cdr,
                 publisher["data"] if publisher else b"",

@@ -3,13 +3,13 @@
 import gc
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from importlib import import_module
 from typing import Any
 
 import rclpy
 from rclpy.executors import ExternalShutdownException
-from rclpy.experimental.events_executor import EventsExecutor
 from rclpy.signals import SignalHandlerOptions
 
 from rl_ros.errors import UserError
@@ -27,8 +27,28 @@ def node_class(name: str) -> Callable[[], Node]:
     return found
 
 
+@contextmanager
+def ros(**options: Any) -> Iterator[None]:
+    """rclpy from `rclpy.init(**options)` to its shutdown. (In ROS 2 Jazzy `init` itself is no context manager.)"""
+    rclpy.init(**options)
+    try:
+        yield
+    finally:
+        rclpy.try_shutdown()
+
+
 def spin(nodes: Sequence[Node], interrupted: Callable[[], bool]) -> int:
-    """Run nodes until one sets its exit code, or there was an interruption between callbacks; returns the exit code."""
+    """Run nodes until one sets its exit code, or there was an interruption between callbacks; returns the exit code.
+
+    Raises:
+        UserError: this rclpy has no events executor.
+    """
+    try:
+        from rclpy.experimental.events_executor import EventsExecutor
+    except ImportError as error:
+        raise UserError(
+            "this rclpy has no events executor; rl_ros needs rclpy 7.1.4 (ROS 2 Jazzy, from April 2025) or newer."
+        ) from error
     executor = EventsExecutor()
     for node in nodes:
         executor.add_node(node)
@@ -60,7 +80,7 @@ def run(names: Sequence[str], arguments: Sequence[str] | None = None) -> int:
     try:
         signal.signal(signal.SIGTERM, signal.default_int_handler)
         given = list(sys.argv if arguments is None else arguments)
-        with rclpy.init(args=given, signal_handler_options=SignalHandlerOptions.NO):
+        with ros(args=given, signal_handler_options=SignalHandlerOptions.NO):
             try:
                 for name in names:
                     nodes.append(node_class(name)())
