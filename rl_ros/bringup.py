@@ -12,6 +12,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Sequence
+from importlib import metadata
 from pathlib import Path
 from typing import IO, Any
 
@@ -24,8 +25,6 @@ from rl_ros.resources import share_file
 
 STOP_SECONDS = 5.0
 """s between SIGINT, SIGTERM and SIGKILL, as in ros2 launch."""
-PROFILES = ("FASTDDS_DEFAULT_PROFILES_FILE", "FASTRTPS_DEFAULT_PROFILES_FILE")
-"""Where Fast DDS looks for its profile: from ROS 2 Kilted on, and in Jazzy."""
 SEGMENTS = ("fastdds", "fastrtps")
 """How the names of its shared memory begin: from ROS 2 Kilted on, and in Jazzy."""
 _PR_SET_PDEATHSIG = 1
@@ -58,6 +57,12 @@ def ros_arguments(nodes: Sequence[ResolvedNode], parameter_file: Path) -> list[s
     return arguments
 
 
+def profile_variable() -> str:
+    """Where Fast DDS looks for its profile: Jazzy's version knows the old name only, and newer ones warn of it."""
+    jazzy = os.environ.get("ROS_DISTRO") == "jazzy" or any(metadata.distributions(name="ros-jazzy-rclpy"))
+    return "FASTRTPS_DEFAULT_PROFILES_FILE" if jazzy else "FASTDDS_DEFAULT_PROFILES_FILE"
+
+
 def environment() -> dict[str, str]:
     """The environment of every process: this one's, and what Fast DDS and the numeric libraries need.
 
@@ -68,7 +73,7 @@ def environment() -> dict[str, str]:
     profile = "config/fastdds.xml" if alone else "config/fastdds_network.xml"
     defaults = {
         "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST",
-        **dict.fromkeys(PROFILES, str(share_file(profile))),
+        profile_variable(): str(share_file(profile)),
         "OMP_NUM_THREADS": "1",
     }
     return {**defaults, **os.environ, "PYTHONUNBUFFERED": "1"}

@@ -60,12 +60,18 @@ def test_a_graph_listens_on_this_machine_only(ros_domain: int) -> None:
 def test_the_network_is_listened_to_where_someone_says_so(
     variables: dict[str, str], profile: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in ("ROS_AUTOMATIC_DISCOVERY_RANGE", "ROS_STATIC_PEERS", *bringup.PROFILES):
+    for name in ("ROS_AUTOMATIC_DISCOVERY_RANGE", "ROS_STATIC_PEERS", bringup.profile_variable()):
         monkeypatch.delenv(name, raising=False)
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    environment = bringup.environment()
-    assert [Path(environment[name]).name for name in bringup.PROFILES] == [profile, profile]
+    assert Path(bringup.environment()[bringup.profile_variable()]).name == profile
+
+
+def test_the_profile_is_where_this_fast_dds_looks_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("ROS_DISTRO", raising=False)
+    assert bringup.profile_variable() == "FASTDDS_DEFAULT_PROFILES_FILE"
+    monkeypatch.setenv("ROS_DISTRO", "jazzy")
+    assert bringup.profile_variable() == "FASTRTPS_DEFAULT_PROFILES_FILE"
 
 
 def test_both_profiles_differ_in_nothing_but_the_interfaces() -> None:

@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from rl_ros.bringup import PROFILES, domain_is_taken
+from rl_ros.bringup import domain_is_taken, profile_variable
 from rl_ros.contract import IMAGES, Contract, Key
 from rl_ros.episodes import messages
 from rl_ros.errors import UserError
@@ -146,16 +146,14 @@ def check_clock(evidence: Evidence) -> Iterator[Finding]:
 
 def check_shared_memory(evidence: Evidence) -> Iterator[Finding]:
     """Images get from one process to another."""
-    sizes = []
-    for profile in (Path(evidence.environment.get(name, "")) for name in PROFILES):
-        size = re.search(r"<segment_size>(\d+)</segment_size>", profile.read_text()) if profile.is_file() else None
-        sizes.append((int(size[1]) if size else 0, profile))
-    segment, profile = min(sizes)
-    if not segment:
-        fix = f"start with `rl_ros up`, or export {'=…/config/fastdds.xml '.join(PROFILES)}=…/config/fastdds.xml"
+    variable = profile_variable()
+    profile = Path(evidence.environment.get(variable, ""))
+    size = re.search(r"<segment_size>(\d+)</segment_size>", profile.read_text()) if profile.is_file() else None
+    if size is None:
+        fix = f"start with `rl_ros up`, or export {variable}=…/config/fastdds.xml"
         yield Finding("shared memory", "failure", "no Fast DDS profile with a segment size: large images are lost", fix)
         return
-    room = shutil.disk_usage(SHM).free
+    segment, room = int(size[1]), shutil.disk_usage(SHM).free
     needed = segment * len(evidence.graph.processes)
     largest = max([FRAME_BYTES, *(math.prod(k.shape) for k in evidence.contract.observation.values())])
     if room < needed:
