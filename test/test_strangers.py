@@ -425,13 +425,8 @@ def test_a_file_without_an_end_is_not_read(bundle: Path) -> None:
 @pytest.fixture
 def encoder(tmp_path: Path) -> Path:
     torch.manual_seed(0)
-    save_encoder(
-        tmp_path / "encoder", ImageVAE((16, 16, 3), 2, 8, 8), Calibration(1.0, 1.0, 1.0, 1.0), ENCODER_SETTINGS
-    )
-    return tmp_path / "encoder"
-
-
-ENCODER_SETTINGS = {"features": 8, "hidden_size": 8}
+    model, settings = ImageVAE((16, 16, 3), 2, features=8, hidden_size=8), {"features": 8, "hidden_size": 8}
+    return save_encoder(tmp_path / "encoder", model, Calibration(1.0, 1.0, 1.0, 1.0), settings).directory
 
 
 def encoder_refusal(encoder: Path) -> str:

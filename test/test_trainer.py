@@ -347,9 +347,7 @@ def test_one_trainer_learns_from_several_robots_and_gives_each_what_it_has_learn
             resolved = resolve(load_graph("reach"), arguments | (learns if robot == robots[0] else {}))
             stack.enter_context(Supervisor(resolved, said.append))
         for robot in robots:  # which its policy node has said
-            assert wait_for(
-                lambda robot=robot: any(f"{robot}: the policy is now {run}" in line for line in said), 120.0
-            )
+            assert wait_for(lambda robot=robot: any(f"{robot}: the policy is now {run}" in line for line in said), 60.0)
     learned = load_bundle(run / "bundle").source_episodes
     assert {robot for robot in robots if any(robot in source for source in learned)} == set(robots)
     assert not any("Traceback" in line for line in said), said
