@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from rl_ros import bringup
+from rl_ros.commands.preflight import FRAMES
 from rl_ros.contract import Contract, Recorded
 from rl_ros.errors import UserError
 from rl_ros.graph import (
@@ -178,6 +179,11 @@ def test_the_recorder_asks_for_what_publishers_offer() -> None:
     assert not QOS[asked["/camera/image_raw"].qos].reliable
     assert QOS[asked["/joint_states"].qos].reliable
     assert not QOS[asked["/rosout"].qos].reliable
+
+
+def test_a_probe_that_gets_no_processor_for_a_moment_misses_no_image() -> None:
+    probe = node_specs()["probe"].subscribes
+    assert [QOS[topic.qos].depth >= FRAMES and not QOS[topic.qos].reliable for topic in probe] == [True]
 
 
 def test_lossless_profiles_are_reliable_and_late_joiners_get_everything() -> None:
