@@ -1,12 +1,15 @@
 """Data sets for offline learning, made by our own SAC: random, medium, medium-replay, medium-expert and expert.
 
-    .venv/bin/python benchmarks/make_datasets.py [--environment NAME] [--steps N] [--device cuda] [--resume] [--quick]
+    .venv/bin/python benchmarks/make_datasets.py [--environment NAME] [--train] [--steps N] [--device cuda] [--resume]
+                                                 [--quick]
 
 In the manner of D4RL (Fu et al. 2020, 2004.07219): `expert` acts by the last policy, `medium` by the first one that
 has come a third of the way from random to expert, both with their noise; `medium-replay` is all that was experienced
-up to that policy; `medium-expert` is half of each. Everything follows from the seed. Training can be interrupted and
-gone on with (`--resume`); environments that are done are skipped. The sets are flat arrays, with `terminals` and
-`timeouts`, and the mean returns of random and expert that scores are normalised with.
+up to that policy; `medium-expert` is half of each. Everything follows from the seed. The sets are flat arrays, with
+`terminals` and `timeouts`, and the mean returns of random and expert that scores are normalised with.
+
+Both policies of an environment are kept in `benchmarks/policies/`, so that these sets take minutes. `--train` trains
+them again, which also makes `medium-replay`; that can be interrupted and gone on with (`--resume`).
 
 Of our own tasks (`--environment rl_ros/Push-v0`) there is one set each, `mixed`: bags of a scripted expert that in
 every other episode (reach: in nine of ten) goes for another goal than it was asked for, so that as many of them fail.
@@ -16,6 +19,7 @@ The last line is a JSON object: for each environment the mean return of each set
 
 import argparse
 import json
+import shutil
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -46,6 +50,8 @@ from rl_ros.training.rollouts import Rollouts
 from rl_ros.training.runs import restore
 
 ROOT = Path(__file__).parents[1] / "runs/datasets"
+POLICIES = Path(__file__).with_name("policies")
+"""`medium` and `expert` of each environment."""
 ENVIRONMENTS = ("HalfCheetah-v5", "Hopper-v5", "Walker2d-v5")
 MISTAKEN = {"rl_ros/Reach-v0": 0.9, "rl_ros/Push-v0": 0.5, "rl_ros/PickAndPlace-v0": 0.5}
 """Share of the episodes that go for another goal. A hand that is near a goal is mostly on its way there, so that half
@@ -53,6 +59,8 @@ are enough for cloning to reach it."""
 MIXED = tuple(MISTAKEN)
 """Our tasks."""
 QUALITIES = ("random", "medium", "medium-replay", "medium-expert", "expert")
+KEPT = tuple(quality for quality in QUALITIES if quality != "medium-replay")
+"""What policies are enough for."""
 SAC = {
     "learning_rate": 3e-4,
     "batch_size": 256,
@@ -215,15 +223,34 @@ def read_returns(file: Path) -> dict[int, float]:
     return {int(steps): float(value) for steps, value in rows}
 
 
-def make_sets(environment: str, memory: ReplayMemory, sizes: Sizes, seed: int, training: Path, out: Path) -> None:
-    """Act with the policies that were kept, and write the sets."""
-    returns = read_returns(training / "returns.csv")
-    rng = np.random.default_rng(seed)
-    with Rollouts(partial(make, environment), 8) as rollouts:
-        references = range(EVALUATION_SEED, EVALUATION_SEED + sizes.reference_episodes)
+def references(sizes: Sizes) -> range:
+    """Seeds of the episodes that say how good random actions and the expert are."""
+    return range(EVALUATION_SEED, EVALUATION_SEED + sizes.reference_episodes)
 
-        def policy(steps: int) -> Algorithm:
-            return restore(load_bundle(training / "policies" / str(steps)))
+
+def keep_policies(environment: str, training: Path, sizes: Sizes, seed: int, kept: Path) -> int:
+    """Copy the medium and the expert policy of a training to `kept`; returns the steps behind the medium one."""
+    returns = read_returns(training / "returns.csv")
+    last = max(returns)
+    with Rollouts(partial(make, environment), 8) as rollouts:
+        wild = random_actions(rollouts.contract, np.random.default_rng(seed))
+        random_return = mean_return(rollouts.collect(wild, references(sizes)))
+        expert = restore(load_bundle(training / "policies" / str(last)))
+        expert_return = mean_return(rollouts.collect(expert.act, references(sizes)))
+    wanted = random_return + MEDIUM * (expert_return - random_return)
+    middle = next((steps for steps, value in returns.items() if value >= wanted), last)
+    for quality, steps in (("medium", middle), ("expert", last)):
+        shutil.rmtree(kept / quality, ignore_errors=True)
+        shutil.copytree(training / "policies" / str(steps), kept / quality)
+    return middle
+
+
+def make_sets(environment: str, sizes: Sizes, seed: int, kept: Path, out: Path) -> dict[str, float]:
+    """Act with the policies that are kept, and write the sets that this is enough for; returns those of the scores."""
+    with Rollouts(partial(make, environment), 8) as rollouts:
+
+        def policy(quality: str) -> Algorithm:
+            return restore(load_bundle(kept / quality))
 
         def acted(act: Act, first: int) -> list[Episode]:
             episodes: list[Episode] = []
@@ -232,26 +259,31 @@ def make_sets(environment: str, memory: ReplayMemory, sizes: Sizes, seed: int, t
                 episodes += rollouts.collect(act, range(begin, begin + 8))
             return episodes
 
-        wild = random_actions(rollouts.contract, rng)
-        last = max(returns)
-        random_return = mean_return(rollouts.collect(wild, references))
-        expert_return = mean_return(rollouts.collect(policy(last).act, references))
-        wanted = random_return + MEDIUM * (expert_return - random_return)
-        middle = next((steps for steps, value in returns.items() if value >= wanted), last)
+        wild = random_actions(rollouts.contract, np.random.default_rng(seed))
+        returns = {
+            "random_return": mean_return(rollouts.collect(wild, references(sizes))),
+            "expert_return": mean_return(rollouts.collect(policy("expert").act, references(sizes))),
+        }
         sets = {
             "random": flat(acted(wild, 0), sizes.transitions),
-            "medium": flat(acted(partial(policy(middle).act, exploring=True), 100_000), sizes.transitions),
-            "expert": flat(acted(partial(policy(last).act, exploring=True), 200_000), sizes.transitions),
-            "medium-replay": remembered(memory, middle),
+            "medium": flat(acted(partial(policy("medium").act, exploring=True), 100_000), sizes.transitions),
+            "expert": flat(acted(partial(policy("expert").act, exploring=True), 200_000), sizes.transitions),
         }
     half = sizes.transitions // 2
     sets["medium-expert"] = {
         name: np.concatenate([cut(sets[part], half)[name] for part in ("medium", "expert")]) for name in sets["medium"]
     }
-    references_of = {"random_return": random_return, "expert_return": expert_return, "medium_steps": middle}
+    write_sets(environment, sets, returns, out)
+    return returns
+
+
+def write_sets(
+    environment: str, sets: Mapping[str, Mapping[str, np.ndarray]], returns: Mapping[str, float], out: Path
+) -> None:
+    """A file for each set, with the returns that scores are normalised with."""
     out.mkdir(parents=True, exist_ok=True)
     for quality, arrays in sets.items():
-        np.savez_compressed(out / f"{environment}-{quality}.npz", environment=environment, **references_of, **arrays)
+        np.savez_compressed(out / f"{environment}-{quality}.npz", environment=environment, **returns, **arrays)
 
 
 def flat(episodes: Sequence[Episode], transitions: int) -> dict[str, np.ndarray]:
@@ -330,6 +362,7 @@ def main() -> int:
     """Make what is not made yet; status 3 where training was stopped."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--environment", choices=(*ENVIRONMENTS, *MIXED), help="only this one")
+    parser.add_argument("--train", action="store_true", help="train again where policies are kept, for medium-replay")
     parser.add_argument("--steps", type=int, help=f"of training for each (default: {FULL.steps:,})")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cpu", help="to train on, as torch names it (default: %(default)s)")
@@ -352,16 +385,24 @@ def main() -> int:
             means[environment] = {"mixed": round(success, 3)}
             table.add_row(environment, *[""] * len(QUALITIES), f"{success:.2f}")
             continue
-        files = {quality: out / f"{environment}-{quality}.npz" for quality in QUALITIES}
-        if not all(file.exists() for file in files.values()):
-            training = out / f"sac_{environment}_{options.seed}"
-            memory = train(environment, sizes, options.seed, training, options.resume, options.device)
-            if memory is None:
-                print(f"{environment}: stopped; go on with --resume.", file=sys.stderr)
-                return 3
-            make_sets(environment, memory, sizes, options.seed, training, out)
+        kept = (out if options.quick else POLICIES) / environment
+        qualities = QUALITIES if options.train or not kept.is_dir() else KEPT
+        files = {quality: out / f"{environment}-{quality}.npz" for quality in qualities}
+        if not all(files[quality].exists() for quality in qualities):
+            memory, middle = None, 0
+            if qualities is QUALITIES:
+                training = out / f"sac_{environment}_{options.seed}"
+                memory = train(environment, sizes, options.seed, training, options.resume, options.device)
+                if memory is None:
+                    print(f"{environment}: stopped; go on with --resume.", file=sys.stderr)
+                    return 3
+                middle = keep_policies(environment, training, sizes, options.seed, kept)
+            returns = make_sets(environment, sizes, options.seed, kept, out)
+            if memory is not None:
+                write_sets(environment, {"medium-replay": remembered(memory, middle)}, returns, out)
         means[environment] = {quality: round(float(returns_of(load(f)).mean()), 1) for quality, f in files.items()}
-        table.add_row(environment, *(f"{means[environment][quality]:.0f}" for quality in QUALITIES))
+        of_quality = means[environment]
+        table.add_row(environment, *(f"{of_quality[q]:.0f}" if q in of_quality else "" for q in QUALITIES), "")
     Console().print(table)
     print(json.dumps(means))
     return 0
