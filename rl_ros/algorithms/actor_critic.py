@@ -6,7 +6,7 @@ What makes each of them an algorithm of its own, its losses, is in its own file.
 import copy
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Generic, Literal, TypeVar, cast
+from typing import Any, ClassVar, Generic, Literal, TypeVar, cast
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -84,6 +84,21 @@ class ActorCritic(Algorithm):
     def after_update(self) -> None:
         """Move the target critics: θ' ← τ θ + (1 − τ) θ'."""
         move_towards(self.networks["target_critic"], self.networks["critic"], self.config.target_rate)
+
+
+class ClonesFirst(Algorithm):
+    """What learns in two phases: at first, for as many updates as its `cloning_updates`, the policy only clones."""
+
+    config: Any
+
+    @property
+    def cloning(self) -> bool:
+        """Whether the policy only clones in the update at hand."""
+        return bool(self.updates < self.config.cloning_updates)
+
+    def phase(self) -> Hashable:
+        """See `Algorithm.phase`."""
+        return self.cloning
 
 
 @dataclass(frozen=True)

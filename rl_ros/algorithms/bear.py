@@ -10,15 +10,14 @@ Kumar et al. 2019, "Stabilizing Off-Policy Q-Learning via Bootstrapping Error Re
 """
 
 import copy
-from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, cast
 
 import torch
 from torch import Tensor, nn
 
-from rl_ros.algorithms.actor_critic import ActorCriticConfig, most_and_least, of_several
-from rl_ros.algorithms.base import Algorithm, Config, Transitions
+from rl_ros.algorithms.actor_critic import ActorCriticConfig, ClonesFirst, most_and_least, of_several
+from rl_ros.algorithms.base import Config, Transitions
 from rl_ros.algorithms.bcq import ChoosingPolicy
 from rl_ros.algorithms.ddpg import bellman_target, critic_loss
 from rl_ros.algorithms.sac import Temperature
@@ -80,7 +79,7 @@ class BestOfSamplesPolicy(ChoosingPolicy, GaussianPolicy):
         return torch.tanh(mean + self.noise * log_std.exp())
 
 
-class BEAR(Algorithm):
+class BEAR(ClonesFirst):
     """A generative model of actions, twin critics, and a policy that stays within its support."""
 
     name: ClassVar[str] = "bear"
@@ -135,15 +134,6 @@ class BEAR(Algorithm):
         metrics = {name: loss.detach() for name, loss in losses.items()}
         metrics |= {"q": q.detach().mean(), "discrepancy": distance.detach().mean(), "multiplier": multiplier.detach()}
         return torch.stack(list(losses.values())).sum(), metrics
-
-    @property
-    def cloning(self) -> bool:
-        """Whether the policy only clones in the update at hand."""
-        return self.updates < self.config.cloning_updates
-
-    def phase(self) -> Hashable:
-        """See `Algorithm.phase`."""
-        return self.cloning
 
     def after_update(self) -> None:
         """Move the target critics, θ' ← τ θ + (1 − τ) θ', and keep log α within −5 and 10."""

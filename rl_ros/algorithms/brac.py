@@ -9,14 +9,13 @@ Wu, Tucker and Nachum 2019, "Behavior Regularized Offline Reinforcement Learning
 """
 
 import copy
-from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import ClassVar, Literal, cast
 
 import torch
 from torch import Tensor, nn
 
-from rl_ros.algorithms.actor_critic import ActorCritic, ActorCriticConfig
+from rl_ros.algorithms.actor_critic import ActorCritic, ActorCriticConfig, ClonesFirst
 from rl_ros.algorithms.base import Config, Transitions
 from rl_ros.algorithms.bc import cloning_loss
 from rl_ros.algorithms.ddpg import critic_loss
@@ -46,7 +45,7 @@ class BRACConfig(ActorCriticConfig):
             raise UserError("cloning_updates: expected at least 1, as BRAC needs a model of the behaviour, got 0.")
 
 
-class BRAC(ActorCritic):
+class BRAC(ClonesFirst, ActorCritic):
     """Twin critics, a policy, and a fixed model of the behaviour."""
 
     name: ClassVar[str] = "brac"
@@ -97,15 +96,6 @@ class BRAC(ActorCritic):
         metrics = {name: loss.detach() for name, loss in losses.items()}
         metrics |= {"q": q.detach().mean(), "divergence": distance.detach().mean(), "multiplier": multiplier.detach()}
         return torch.stack(list(losses.values())).sum(), metrics
-
-    @property
-    def cloning(self) -> bool:
-        """Whether the policy only clones in the update at hand."""
-        return self.updates < self.config.cloning_updates
-
-    def phase(self) -> Hashable:
-        """See `Algorithm.phase`."""
-        return self.cloning
 
     def after_update(self) -> None:
         """Move the target critics: θ' ← τ θ + (1 − τ) θ'. When cloning is over, keep what came of it."""

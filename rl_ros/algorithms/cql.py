@@ -9,14 +9,13 @@ Kumar et al. 2020, "Conservative Q-Learning for Offline Reinforcement Learning" 
 """
 
 import math
-from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import ClassVar, Literal, cast
 
 import torch
 from torch import Tensor, nn
 
-from rl_ros.algorithms.actor_critic import ActorCritic, ActorCriticConfig, of_several
+from rl_ros.algorithms.actor_critic import ActorCritic, ActorCriticConfig, ClonesFirst, of_several
 from rl_ros.algorithms.base import Config, Transitions
 from rl_ros.algorithms.ddpg import critic_loss
 from rl_ros.algorithms.sac import Temperature, temperature_loss
@@ -46,7 +45,7 @@ class ConservativeQLearningConfig(ActorCriticConfig):
     """Updates in which the policy clones before it climbs Q; 40,000 in the authors' code."""
 
 
-class ConservativeQLearning(ActorCritic):
+class ConservativeQLearning(ClonesFirst, ActorCritic):
     """Conservative twin critics and the policy of soft actor-critic."""
 
     name: ClassVar[str] = "cql"
@@ -117,15 +116,6 @@ class ConservativeQLearning(ActorCritic):
             "temperature": temperature.detach(),
         }
         return torch.stack(list(losses.values())).sum(), metrics
-
-    @property
-    def cloning(self) -> bool:
-        """Whether the policy only clones in the update at hand."""
-        return self.updates < self.config.cloning_updates
-
-    def phase(self) -> Hashable:
-        """See `Algorithm.phase`."""
-        return self.cloning
 
     def sampled_values(self, sampled: Tensor, uniform: int, batch: Transitions) -> Tensor:
         """What the penalty pushes down, (critics, samples, batch): of uniform actions first, then of the policy's."""
