@@ -223,34 +223,38 @@ def read_returns(file: Path) -> dict[int, float]:
     return {int(steps): float(value) for steps, value in rows}
 
 
-def references(sizes: Sizes) -> range:
-    """Seeds of the episodes that say how good random actions and the expert are."""
-    return range(EVALUATION_SEED, EVALUATION_SEED + sizes.reference_episodes)
+def last_policy(training: Path) -> Path:
+    """Where a training keeps the last of its policies."""
+    return training / "policies" / str(max(read_returns(training / "returns.csv")))
 
 
-def keep_policies(environment: str, training: Path, sizes: Sizes, seed: int, kept: Path) -> int:
+def keep_policies(training: Path, random_return: float, expert_return: float, kept: Path) -> int:
     """Copy the medium and the expert policy of a training to `kept`; returns the steps behind the medium one."""
     returns = read_returns(training / "returns.csv")
-    last = max(returns)
-    with Rollouts(partial(make, environment), 8) as rollouts:
-        wild = random_actions(rollouts.contract, np.random.default_rng(seed))
-        random_return = mean_return(rollouts.collect(wild, references(sizes)))
-        expert = restore(load_bundle(training / "policies" / str(last)))
-        expert_return = mean_return(rollouts.collect(expert.act, references(sizes)))
     wanted = random_return + MEDIUM * (expert_return - random_return)
-    middle = next((steps for steps, value in returns.items() if value >= wanted), last)
-    for quality, steps in (("medium", middle), ("expert", last)):
+    middle = next((steps for steps, value in returns.items() if value >= wanted), max(returns))
+    for quality, source in (("medium", training / "policies" / str(middle)), ("expert", last_policy(training))):
         shutil.rmtree(kept / quality, ignore_errors=True)
-        shutil.copytree(training / "policies" / str(steps), kept / quality)
+        shutil.copytree(source, kept / quality)
     return middle
 
 
-def make_sets(environment: str, sizes: Sizes, seed: int, kept: Path, out: Path) -> dict[str, float]:
-    """Act with the policies that are kept, and write the sets that this is enough for; returns those of the scores."""
-    with Rollouts(partial(make, environment), 8) as rollouts:
+def make_sets(
+    environment: str, sizes: Sizes, seed: int, kept: Path, out: Path, trained: tuple[Path, ReplayMemory] | None
+) -> None:
+    """Act with the policies that are kept, and write the sets.
 
-        def policy(quality: str) -> Algorithm:
-            return restore(load_bundle(kept / quality))
+    Args:
+        environment, sizes, seed: what is to be made.
+        kept: the directory of the policies.
+        out: where the sets will be.
+        trained: a training to keep the policies of first, and what it remembers, for `medium-replay`.
+    """
+    with Rollouts(partial(make, environment), 8) as rollouts:
+        references = range(EVALUATION_SEED, EVALUATION_SEED + sizes.reference_episodes)
+
+        def policy(directory: Path) -> Algorithm:
+            return restore(load_bundle(directory))
 
         def acted(act: Act, first: int) -> list[Episode]:
             episodes: list[Episode] = []
@@ -260,30 +264,24 @@ def make_sets(environment: str, sizes: Sizes, seed: int, kept: Path, out: Path) 
             return episodes
 
         wild = random_actions(rollouts.contract, np.random.default_rng(seed))
-        returns = {
-            "random_return": mean_return(rollouts.collect(wild, references(sizes))),
-            "expert_return": mean_return(rollouts.collect(policy("expert").act, references(sizes))),
-        }
-        sets = {
-            "random": flat(acted(wild, 0), sizes.transitions),
-            "medium": flat(acted(partial(policy("medium").act, exploring=True), 100_000), sizes.transitions),
-            "expert": flat(acted(partial(policy("expert").act, exploring=True), 200_000), sizes.transitions),
-        }
+        expert = policy(kept / "expert" if trained is None else last_policy(trained[0]))
+        random_return = mean_return(rollouts.collect(wild, references))
+        expert_return = mean_return(rollouts.collect(expert.act, references))
+        sets = {}
+        if trained is not None:
+            training, memory = trained
+            sets["medium-replay"] = remembered(memory, keep_policies(training, random_return, expert_return, kept))
+        sets["random"] = flat(acted(wild, 0), sizes.transitions)
+        for quality, first in (("medium", 100_000), ("expert", 200_000)):
+            sets[quality] = flat(acted(partial(policy(kept / quality).act, exploring=True), first), sizes.transitions)
     half = sizes.transitions // 2
     sets["medium-expert"] = {
         name: np.concatenate([cut(sets[part], half)[name] for part in ("medium", "expert")]) for name in sets["medium"]
     }
-    write_sets(environment, sets, returns, out)
-    return returns
-
-
-def write_sets(
-    environment: str, sets: Mapping[str, Mapping[str, np.ndarray]], returns: Mapping[str, float], out: Path
-) -> None:
-    """A file for each set, with the returns that scores are normalised with."""
+    references_of = {"random_return": random_return, "expert_return": expert_return}
     out.mkdir(parents=True, exist_ok=True)
     for quality, arrays in sets.items():
-        np.savez_compressed(out / f"{environment}-{quality}.npz", environment=environment, **returns, **arrays)
+        np.savez_compressed(out / f"{environment}-{quality}.npz", environment=environment, **references_of, **arrays)
 
 
 def flat(episodes: Sequence[Episode], transitions: int) -> dict[str, np.ndarray]:
@@ -386,20 +384,18 @@ def main() -> int:
             table.add_row(environment, *[""] * len(QUALITIES), f"{success:.2f}")
             continue
         kept = (out if options.quick else POLICIES) / environment
-        qualities = QUALITIES if options.train or not kept.is_dir() else KEPT
-        files = {quality: out / f"{environment}-{quality}.npz" for quality in qualities}
-        if not all(files[quality].exists() for quality in qualities):
-            memory, middle = None, 0
-            if qualities is QUALITIES:
+        trains = options.train or not kept.is_dir()
+        files = {q: out / f"{environment}-{q}.npz" for q in (QUALITIES if trains else KEPT)}
+        if not all(file.exists() for file in files.values()):
+            trained = None
+            if trains:
                 training = out / f"sac_{environment}_{options.seed}"
                 memory = train(environment, sizes, options.seed, training, options.resume, options.device)
                 if memory is None:
                     print(f"{environment}: stopped; go on with --resume.", file=sys.stderr)
                     return 3
-                middle = keep_policies(environment, training, sizes, options.seed, kept)
-            returns = make_sets(environment, sizes, options.seed, kept, out)
-            if memory is not None:
-                write_sets(environment, {"medium-replay": remembered(memory, middle)}, returns, out)
+                trained = training, memory
+            make_sets(environment, sizes, options.seed, kept, out, trained)
         means[environment] = {quality: round(float(returns_of(load(f)).mean()), 1) for quality, f in files.items()}
         of_quality = means[environment]
         table.add_row(environment, *(f"{of_quality[q]:.0f}" if q in of_quality else "" for q in QUALITIES), "")
