@@ -227,6 +227,19 @@ def test_a_tool_outside_the_workspace_is_brought_back_in(guard: Guard) -> None:
     assert guard.arm.forward(measured)[0][1] == pytest.approx(0.30, abs=1e-3)
 
 
+def test_a_workspace_without_height_keeps_the_tool_in_its_plane(arm: Arm) -> None:
+    """An arm that sags by what its motors do not hold is brought back at each tick, and nothing is said about that."""
+    plane = dataclasses.replace(FREE, workspace_low=(0.30, -0.30, 0.2), workspace_high=(0.75, 0.30, 0.2))
+    measured = at(arm, (0.5, 0.0, 0.1997))
+    along = command(Guard(arm, plane, PERIOD), (0.0, 0.2, -0.001), measured=measured)
+    assert along.code is Code.OK
+    after, _ = arm.forward(along.positions)
+    np.testing.assert_allclose(after, [0.5, 0.2 * PERIOD, 0.2], atol=1e-4)
+    upwards = command(Guard(arm, plane, PERIOD), (0.0, 0.0, 0.1), measured=measured)
+    assert upwards.code is Code.WORKSPACE_LIMITED
+    assert arm.forward(upwards.positions)[0][2] == pytest.approx(0.2, abs=1e-4)
+
+
 def test_joint_limits_that_would_lead_the_tool_out_of_the_workspace_hold_it(arm: Arm) -> None:
     """A joint that stops at its limit bends the tool's way."""
     tight = Arm()

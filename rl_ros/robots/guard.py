@@ -98,6 +98,8 @@ class Guard:
         self.before = [check for check in TOOL_CHECKS if check.name not in disabled]
         self.after = [check for check in JOINT_CHECKS if check.name not in disabled]
         self.low, self.high = np.array(limits.workspace_low), np.array(limits.workspace_high)
+        self.unsaid = np.where(self.low < self.high, 1e-9, EDGE)
+        """m that an action may be corrected by along each axis without a word: a plane is kept to at every tick."""
         self.joint_low, self.joint_high = arm.lower + limits.joint_margin, arm.upper - limits.joint_margin
         self.joint_speed = arm.velocity_limit * limits.joint_speed_share
         self.acceleration, self.jerk = np.array(limits.joint_acceleration), np.array(limits.joint_jerk)
@@ -260,8 +262,10 @@ def _ramp(guard: Guard, motion: Motion) -> None:
 def _workspace(guard: Guard, motion: Motion) -> None:
     target = motion.tool + motion.velocity * guard.period
     inside = _clip(target, guard.low, guard.high)
-    if _largest(inside - target) > 1e-9:
+    correction = np.abs(inside - target)
+    if (correction > guard.unsaid).any():
         motion.codes.append(Code.WORKSPACE_LIMITED)
+    if _largest(correction) > 1e-9:
         # A tool that is outside comes back, and no faster than it may go.
         most = guard.limits.speed * guard.share(motion.request.stamp)
         motion.velocity = _clip((inside - motion.tool) / guard.period, -most, most)

@@ -69,7 +69,7 @@ class Limits:
 
     workspace_low: tuple[float, ...]
     workspace_high: tuple[float, ...]
-    """Corners of where the tool may be, three numbers each."""
+    """Corners of where the tool may be, three numbers each; where two are the same, it is kept in that plane."""
     speed: float
     """m/s, of the tool, along each axis."""
     joint_margin: float
