@@ -1,6 +1,7 @@
 """Offline learners beside behaviour cloning, on bags of an expert that fails in every other episode.
 
-    .venv/bin/python benchmarks/offline_mixed.py [--tasks rl_ros/Push-v0] [--algorithms bc iql] [--seeds N] [--quick]
+    .venv/bin/python benchmarks/offline_mixed.py [--tasks rl_ros/Push-v0] [--algorithms bc iql] [--seeds N]
+                                                 [--device cuda] [--quick]
     .venv/bin/python benchmarks/offline_mixed.py --summary
 
 The bags are those of `make_datasets.py --environment TASK`. Every learner sees the same ones, with goals as they were
@@ -61,26 +62,28 @@ class Row(NamedTuple):
     training_seconds: float
 
 
-def learned(
-    task: str, name: str, seed: int, updates: int, episodes: int, root: Path, run: Path, overrides: dict[str, Any]
-) -> tuple[float, float]:
-    """Learn from a task's set, and evaluate: the success of the last policy, and seconds of training."""
+def score(
+    task: str, name: str, seed: int, updates: int, episodes: int, root: Path, settings: dict[str, Any], device: str
+) -> Row:
+    """Learn from a task's set, and evaluate the last policy."""
     with Rollouts(partial(make, task), 4) as rollouts:
-        contract = rollouts.contract
-        memory, _ = load_mixed(mixed_bags(task, root), contract)
+        memory, _ = load_mixed(mixed_bags(task, root), rollouts.contract)
         began = time.monotonic()
-        bundle = train(memory, contract, name, run, seed=seed, updates=updates, overrides=overrides, held_out=0.0)
+        bundle = train(
+            memory,
+            rollouts.contract,
+            name,
+            RUNS / task.replace("/", "-") / f"{name}_{seed}",
+            seed=seed,
+            updates=updates,
+            overrides=COMMON | ALGORITHMS[name] | settings,
+            held_out=0.0,
+            device=device,
+        )
         seconds = time.monotonic() - began
         policy = restore(load_bundle(bundle))
         found = rollouts.collect(policy.act, range(EVALUATION_SEED, EVALUATION_SEED + episodes))
-    return float(np.mean([episode.success for episode in found])), seconds
-
-
-def score(task: str, name: str, seed: int, updates: int, episodes: int, root: Path, settings: dict[str, Any]) -> Row:
-    """A row of the results."""
-    run = RUNS / task.replace("/", "-") / f"{name}_{seed}"
-    overrides = COMMON | ALGORITHMS[name] | settings
-    success, seconds = learned(task, name, seed, updates, episodes, root, run, overrides)
+    success = float(np.mean([episode.success for episode in found]))
     return Row(task, name, seed, updates, episodes, success, round(seconds, 1))
 
 
@@ -112,6 +115,7 @@ def main() -> int:
     parser.add_argument("--algorithms", nargs="+", default=list(ALGORITHMS), choices=list(ALGORITHMS), metavar="NAME")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="default: 0 1 2")
     parser.add_argument("--updates", type=int, default=5_000, help="default: %(default)s")
+    parser.add_argument("--device", default="cpu", help="to learn on, as torch names it (default: %(default)s)")
     parser.add_argument("--settings", default="{}", help="JSON: settings to try; nothing is kept in results/")
     parser.add_argument("--quick", action="store_true", help="tiny sets, few updates, nothing kept in results/")
     parser.add_argument("--summary", action="store_true", help="only summarise what is there")
@@ -131,7 +135,7 @@ def main() -> int:
                 for name in options.algorithms:
                     if (task, name, seed) in {row[:3] for row in rows}:
                         continue
-                    row = score(task, name, seed, updates, episodes, root, settings)
+                    row = score(task, name, seed, updates, episodes, root, settings, options.device)
                     append(results, row)
                     rows.append(row)
                     print(*row, file=sys.stderr, flush=True)
