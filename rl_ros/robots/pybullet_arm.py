@@ -10,6 +10,7 @@ from dataclasses import MISSING, dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pybullet
 import yaml
@@ -62,6 +63,9 @@ class Camera:
     eye: Vector
     target: Vector
     up: Vector
+    samples: int = 1
+    """Rays along each side of a pixel, which has the mean of what they see. With one, edges jump from pixel to pixel; a
+    real camera gathers light over all of a pixel."""
 
 
 @dataclass(frozen=True)
@@ -455,9 +459,10 @@ class PyBulletArm:
         """What the camera sees now, or another camera under another light: RGB, uint8 (height, width, 3)."""
         camera, light = other or (self._looks.camera, self._looks.light)
         view = _View(camera) if other else self._view
+        width, height = camera.width * camera.samples, camera.height * camera.samples
         rgba = pybullet.getCameraImage(
-            camera.width,
-            camera.height,
+            width,
+            height,
             viewMatrix=view.view_matrix,
             projectionMatrix=view.projection_matrix,
             lightDirection=light.direction,
@@ -470,7 +475,10 @@ class PyBulletArm:
             flags=pybullet.ER_NO_SEGMENTATION_MASK,
             physicsClientId=self._client,
         )[2]
-        return np.ascontiguousarray(np.reshape(rgba, (camera.height, camera.width, 4))[:, :, :3], dtype=np.uint8)
+        image = np.reshape(rgba, (height, width, 4))[:, :, :3].astype(np.uint8)
+        if camera.samples > 1:
+            return cv2.resize(image, (camera.width, camera.height), interpolation=cv2.INTER_AREA)
+        return np.ascontiguousarray(image)
 
     def camera_matrix(self) -> NDArray[np.float64]:
         """Pinhole intrinsics (3, 3) in pixels, pixel centres at whole numbers, as in `sensor_msgs/CameraInfo`."""
