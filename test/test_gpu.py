@@ -1,5 +1,6 @@
 """On a GPU: recorded updates are those launched one by one, and what is learned there is used elsewhere."""
 
+import gc
 from pathlib import Path
 
 import numpy as np
@@ -43,6 +44,22 @@ def learn(learner: Algorithm, memory: ReplayMemory, updates: int = UPDATES) -> d
         learner.schedule(index / updates)
         metrics = learner.update(batch)
     return {name: float(value) for name, value in metrics.items()}
+
+
+@needs_gpu
+def test_a_learner_that_is_gone_does_not_break_off_what_another_records(
+    contract: Contract, memory: ReplayMemory
+) -> None:
+    learn(learner_of("td3_bc", contract, memory, "cuda"), memory)  # leaves its graphs as garbage in a cycle
+    often = gc.get_threshold()
+    gc.set_threshold(1)
+    try:
+        learner = learner_of("td3_bc", contract, memory, "cuda")
+        assert np.isfinite(list(learn(learner, memory).values())).all()
+    finally:
+        gc.set_threshold(*often)
+    assert learner._captured is not None
+    assert learner._captured._recordings
 
 
 @needs_gpu

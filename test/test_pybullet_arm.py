@@ -177,6 +177,17 @@ def test_the_image_shows_the_cube_where_the_camera_model_says(world: PyBulletArm
         assert np.hypot(columns.mean() - seen[0] / seen[2], rows.mean() - seen[1] / seen[2]) < 1.5
 
 
+def test_a_pixel_of_several_samples_has_the_mean_of_what_they_see(world: PyBulletArm) -> None:
+    world.reset(3)
+    light, plain = world.scene.light, world.scene.camera
+    fine = world.image((dataclasses.replace(plain, width=3 * 64, height=3 * 64), light)).astype(float)
+    mean = fine.reshape(64, 3, 64, 3, 3).mean((1, 3))
+    averaged = world.image((dataclasses.replace(plain, samples=3), light))
+    assert averaged.shape == (64, 64, 3)
+    np.testing.assert_allclose(averaged, mean, atol=1.0)
+    assert np.abs(world.image((plain, light)) - mean).max() > 20.0  # an edge that jumps
+
+
 def test_randomisation_changes_looks_and_keeps_places(scene: Scene, arm: Arm, world: PyBulletArm) -> None:
     world.reset(5)
     with PyBulletArm(scene, arm, randomise=True) as varied:

@@ -4,8 +4,10 @@ An update of small networks is a hundred kernels of a few microseconds each. Lau
 many times as long as they do; a CUDA graph launches them all at once.
 """
 
+import gc
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -75,9 +77,22 @@ class CapturedSteps:
         """A step recorded, but not done; the tensors of this batch are its inputs from now on."""
         graph = torch.cuda.CUDAGraph()
         graph.register_generator_state(self._generator)
-        with torch.cuda.graph(graph, stream=self._stream):
+        with _nothing_freed(), torch.cuda.graph(graph, stream=self._stream):
             metrics = self._step(batch)
         return _Recording(graph, tensors, metrics)
+
+
+@contextmanager
+def _nothing_freed() -> Iterator[None]:
+    """No garbage is collected meanwhile: the graphs of an earlier learner may be in it, and freeing one of those breaks
+    a recording off."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 def tensors_of(batch: Any) -> Iterator[Tensor]:

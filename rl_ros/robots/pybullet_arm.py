@@ -152,8 +152,11 @@ class Scene:
             raise UserError(f"{path}: every object needs a name of its own.")
         if scene.hand_colour and len(scene.hand_colour) != 3:
             raise UserError(f"{path}: hand_colour must be red, green and blue, not {list(scene.hand_colour)}.")
-        if min(scene.camera.width, scene.camera.height) < 1 or not 0 < scene.camera.field_of_view < np.pi:
-            raise UserError(f"{path}: camera: width and height must be at least 1, field_of_view within 0..pi rad.")
+        camera = scene.camera
+        if min(camera.width, camera.height, camera.samples) < 1 or not 0 < camera.field_of_view < np.pi:
+            raise UserError(
+                f"{path}: camera: width, height and samples must be at least 1, field_of_view within 0..pi rad."
+            )
         return scene
 
 
@@ -475,10 +478,10 @@ class PyBulletArm:
             flags=pybullet.ER_NO_SEGMENTATION_MASK,
             physicsClientId=self._client,
         )[2]
-        image = np.reshape(rgba, (height, width, 4))[:, :, :3].astype(np.uint8)
-        if camera.samples > 1:
-            return cv2.resize(image, (camera.width, camera.height), interpolation=cv2.INTER_AREA)
-        return np.ascontiguousarray(image)
+        image = np.ascontiguousarray(np.reshape(rgba, (height, width, 4))[:, :, :3], dtype=np.uint8)
+        if camera.samples == 1:
+            return image
+        return cv2.resize(image, (camera.width, camera.height), interpolation=cv2.INTER_AREA).astype(np.uint8)
 
     def camera_matrix(self) -> NDArray[np.float64]:
         """Pinhole intrinsics (3, 3) in pixels, pixel centres at whole numbers, as in `sensor_msgs/CameraInfo`."""
