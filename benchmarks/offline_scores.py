@@ -154,12 +154,18 @@ def score(side: str, name: str, file: Path, seed: int, updates: int, episodes: i
     return Row(name, side, file.stem, seed, updates, episodes, round(found, 3), round(last, 3))
 
 
-def interval(scores: Sequence[np.ndarray], resamples: int = 2000) -> tuple[float, float, float]:
-    """Interquartile mean of the scores of all sets and its 95 % interval; seeds are resampled within each set."""
+def interval(scores: Sequence[np.ndarray], resamples: int = 2000) -> tuple[float, ...]:
+    """Interquartile mean of the scores of all sets and its 95 % interval; seeds are resampled within each set.
+
+    One seed says nothing of how much others would differ, and there is no interval.
+    """
+    middle = float(interquartile_mean(np.concatenate(scores)))
+    if max(map(len, scores)) == 1:
+        return (middle,)
     rng = np.random.default_rng(0)
     drawn = [of_set[rng.integers(0, len(of_set), (resamples, len(of_set)))] for of_set in scores]
     low, high = np.percentile(interquartile_mean(np.concatenate(drawn, axis=1)), [2.5, 97.5])
-    return float(interquartile_mean(np.concatenate(scores))), float(low), float(high)
+    return middle, float(low), float(high)
 
 
 def summarise(rows: Iterable[Row]) -> dict[str, dict[str, list[float]]]:
@@ -184,7 +190,8 @@ def summarise(rows: Iterable[Row]) -> dict[str, dict[str, list[float]]]:
             table.add_row(name, dataset.replace("-v5-", " "), *cells)
         middles = {side: interval([scores[side][dataset] for dataset in shared]) for side in present}
         figures[name] = {side: [round(value, 2) for value in middles[side]] for side in present}
-        cells = ("{:.1f} ({:.1f}-{:.1f})".format(*middles[side]) if side in middles else "" for side in SIDES)
+        forms = {0: "", 1: "{:.1f} (one seed)", 3: "{:.1f} ({:.1f}-{:.1f})"}
+        cells = (forms[len(found)].format(*found) for found in (middles.get(side, ()) for side in SIDES))
         table.add_row(name, f"IQM of {len(shared)} (95 %)", *cells, end_section=True)
     Console().print(table)
     return figures
