@@ -128,7 +128,8 @@ def main() -> int:
     if missing := no_mixed_bags(options.tasks, root, options.quick):
         print(missing, file=sys.stderr)
         return 1
-    rows = [] if settings else [row for row in read(Row, results) if row.updates == updates]
+    known = [] if settings else read(Row, results)
+    rows = [row for row in known if row.updates == updates and row.task in options.tasks]
     if not options.summary:
         for seed in options.seeds:
             for task in options.tasks:
