@@ -263,9 +263,9 @@ def _workspace(guard: Guard, motion: Motion) -> None:
     target = motion.tool + motion.velocity * guard.period
     inside = _clip(target, guard.low, guard.high)
     correction = np.abs(inside - target)
-    if (correction > guard.unsaid).any():
-        motion.codes.append(Code.WORKSPACE_LIMITED)
     if _largest(correction) > 1e-9:
+        if (correction > guard.unsaid).any():
+            motion.codes.append(Code.WORKSPACE_LIMITED)
         # A tool that is outside comes back, and no faster than it may go.
         most = guard.limits.speed * guard.share(motion.request.stamp)
         motion.velocity = _clip((inside - motion.tool) / guard.period, -most, most)

@@ -481,7 +481,7 @@ class PyBulletArm:
         image = np.ascontiguousarray(np.reshape(rgba, (height, width, 4))[:, :, :3], dtype=np.uint8)
         if camera.samples == 1:
             return image
-        return cv2.resize(image, (camera.width, camera.height), interpolation=cv2.INTER_AREA).astype(np.uint8)
+        return np.asarray(cv2.resize(image, (camera.width, camera.height), interpolation=cv2.INTER_AREA), np.uint8)
 
     def camera_matrix(self) -> NDArray[np.float64]:
         """Pinhole intrinsics (3, 3) in pixels, pixel centres at whole numbers, as in `sensor_msgs/CameraInfo`."""
