@@ -65,7 +65,8 @@ class Row(NamedTuple):
 def score(
     task: str, name: str, seed: int, updates: int, episodes: int, root: Path, settings: dict[str, Any], device: str
 ) -> Row:
-    """Learn from a task's set, and evaluate the last policy."""
+    """Learn from a task's set, and evaluate the last policy; settings that are tried see episodes of their own."""
+    first = EVALUATION_SEED + (episodes if settings else 0)
     with Rollouts(partial(make, task), 4) as rollouts:
         memory, _ = load_mixed(mixed_bags(task, root), rollouts.contract)
         began = time.monotonic()
@@ -82,7 +83,7 @@ def score(
         )
         seconds = time.monotonic() - began
         policy = restore(load_bundle(bundle))
-        found = rollouts.collect(policy.act, range(EVALUATION_SEED, EVALUATION_SEED + episodes))
+        found = rollouts.collect(policy.act, range(first, first + episodes))
     success = float(np.mean([episode.success for episode in found]))
     return Row(task, name, seed, updates, episodes, success, round(seconds, 1))
 
@@ -116,7 +117,7 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="default: 0 1 2")
     parser.add_argument("--updates", type=int, default=5_000, help="default: %(default)s")
     parser.add_argument("--device", default="cpu", help="to learn on, as torch names it (default: %(default)s)")
-    parser.add_argument("--settings", default="{}", help="JSON: settings to try; nothing is kept in results/")
+    parser.add_argument("--settings", default="{}", help="JSON, to try: in other episodes, not kept in results/")
     parser.add_argument("--quick", action="store_true", help="tiny sets, few updates, nothing kept in results/")
     parser.add_argument("--summary", action="store_true", help="only summarise what is there")
     options = parser.parse_args()

@@ -21,6 +21,7 @@ COMMANDS = (
     "relabel",
     "audit",
     "replay",
+    "algorithms",
     "train",
     "evaluate",
     "doctor",

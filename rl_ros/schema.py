@@ -1,6 +1,10 @@
 """Typed dataclasses from YAML: one strict reader for every configuration file."""
 
+import ast
 import dataclasses
+import inspect
+import itertools
+import textwrap
 import types
 import typing
 from collections.abc import Mapping
@@ -177,6 +181,19 @@ def describe(kind: Any) -> str:
     if get_origin(kind) is Literal:
         return "one of " + ", ".join(map(str, get_args(kind)))
     return "a mapping"
+
+
+def meanings(cls: type) -> dict[str, str]:
+    """What each field of a dataclass means, by its name: the text below it in the source, there or in a base class."""
+    found: dict[str, str] = {}
+    for each in filter(dataclasses.is_dataclass, reversed(cls.__mro__)):
+        definition = ast.parse(textwrap.dedent(inspect.getsource(typing.cast(type, each)))).body[0]
+        assert isinstance(definition, ast.ClassDef)
+        for field, below in itertools.pairwise(definition.body):
+            match field, below:
+                case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(text))):
+                    found[name] = " ".join(text.split())
+    return found
 
 
 def _refuse(where: str, expected: str, value: Any) -> typing.NoReturn:

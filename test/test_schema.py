@@ -127,3 +127,24 @@ def test_a_file_is_read_and_named_in_its_errors(tmp_path: Path) -> None:
 def test_a_file_that_is_not_there_is_named(tmp_path: Path, name: str) -> None:
     with pytest.raises(UserError, match="no such file; check the path"):
         schema.load(Bicycle, tmp_path / name)
+
+
+@dataclass(frozen=True)
+class Arm:
+    """The text of a class is not of its first field."""
+
+    joints: int = 6
+    """How many,
+    of one arm."""
+    name: str = ""
+
+
+@dataclass(frozen=True)
+class LongArm(Arm):
+    joints: int = 7
+    reach: float = 1.0
+    """Metres."""
+
+
+def test_fields_mean_what_is_written_below_them_also_in_a_base_class() -> None:
+    assert schema.meanings(LongArm) == {"joints": "How many, of one arm.", "reach": "Metres."}

@@ -71,6 +71,7 @@ class Config:
     learning_rate: float = 3e-3
     """Of AdamW, after the warm-up."""
     weight_decay: float = 1e-2
+    """Share of each weight that AdamW takes away at each update, times the learning rate."""
     batch_size: int = 64
     """Transitions an update."""
     schedule: Literal["cosine", "constant"] = "cosine"
@@ -428,6 +429,19 @@ def dataset_statistics(memory: ReplayMemory, contract: Contract) -> dict[str, di
     return statistics
 
 
+def find_algorithm(name: str) -> type[Algorithm]:
+    """The class of an algorithm.
+
+    Raises:
+        UserError: there is no such algorithm.
+    """
+    if name not in ALGORITHMS:
+        raise UserError(f"no algorithm is named '{name}'; there are: {', '.join(sorted(ALGORITHMS))}.")
+    module, _, attribute = ALGORITHMS[name].partition(":")
+    algorithm: type[Algorithm] = getattr(importlib.import_module(module), attribute)
+    return algorithm
+
+
 def make_algorithm(
     name: str,
     contract: Contract,
@@ -447,10 +461,7 @@ def make_algorithm(
     Raises:
         UserError: there is no such algorithm, setting or device, or a setting is of the wrong type.
     """
-    if name not in ALGORITHMS:
-        raise UserError(f"no algorithm is named '{name}'; there are: {', '.join(sorted(ALGORITHMS))}.")
-    module, _, attribute = ALGORITHMS[name].partition(":")
-    algorithm: type[Algorithm] = getattr(importlib.import_module(module), attribute)
+    algorithm = find_algorithm(name)
     config = schema.convert(algorithm.config_type, dict(overrides or {}), f"{name} settings")
     require_device(device)
     return algorithm(contract, normalisation, config, seed, device)

@@ -96,14 +96,19 @@ class QTOptConfig(Config):
     samples: int = 64
     """Actions that the search for targets draws in each iteration, for many states at once."""
     elites: int = 6
+    """How many of them, the best, the next iteration draws like."""
     iterations: int = 2
+    """Of the search for targets."""
     least_std: float = 0.1
     """Floor of the search's standard deviation, where half of an action's range is 1."""
     acting_samples: int = 256
-    """The same of the search for what to do, in one state, which has the time to find better actions."""
+    """`samples` of the search for what to do, in one state, which has the time to find better actions."""
     acting_elites: int = 10
+    """`elites` of that search."""
     acting_iterations: int = 4
+    """`iterations` of it."""
     acting_least_std: float = 0.05
+    """`least_std` of it."""
     own_goals: float = 0.5
     """Where a picture shows what is wanted: share of the grasps that are asked for what they have held up."""
     projection: tuple[float, ...] = PROJECTION

@@ -58,8 +58,9 @@ class SoftImaginedGoalsConfig(SoftActorCriticConfig):
     smallest_reward: float | None = None
     action_penalty: float = 0.0
     prior_share: float = 0.5
+    """Share of each batch that is relabelled with imagined goals; the others get one of later in their episode."""
     reached: float = 0.0
-    """As in `ImaginedGoalsConfig`."""
+    """Distance of latents within which a goal counts as reached; see `ImaginedGoalsConfig.reached`."""
 
 
 class ImaginedGoals(TwinDelayed):

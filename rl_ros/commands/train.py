@@ -32,7 +32,10 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
         description="Train a policy from bags alone and export it as RUN/bundle: offline, or --online while more land.",
     )
     parser.add_argument(
-        "--algorithm", default="", metavar="NAME", help="such as bc or iql, or gciql where episodes reach goals"
+        "--algorithm",
+        default="",
+        metavar="NAME",
+        help="such as bc or iql, or gciql where goals are reached; see `rl_ros algorithms`",
     )
     parser.add_argument("--bags", type=Path, required=True, metavar="DIR", help="bags to learn from")
     parser.add_argument("--out", type=Path, required=True, metavar="RUN", help="directory of the run")
@@ -73,7 +76,9 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
         "--encoder-updates", type=positive, default=4000, metavar="N", help="of training one (default: %(default)s)"
     )
     add_reading(parser)
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a setting of the algorithm")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="a setting (`rl_ros algorithms NAME`)"
+    )
     add_online(parser)
     add_in_parts(parser)
     parser.set_defaults(run=run)
