@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any, NamedTuple, get_args, get_type_hints
 
+from rich.markdown import Markdown
 from rich.markup import escape
 from rich.table import Table
 
@@ -38,7 +39,7 @@ def run(options: argparse.Namespace) -> int:
         print("rl_ros algorithms NAME says how one works and what can be set.", file=sys.stderr)
         return 0
     algorithm = find_algorithm(options.name)
-    console.print(escape((sys.modules[algorithm.__module__].__doc__ or "").strip()), highlight=False)
+    console.print(Markdown(sys.modules[algorithm.__module__].__doc__ or ""))
     table = Table("--set", "meaning", title=f"settings of {options.name}, with their defaults", title_justify="left")
     common = {field.name for field in dataclasses.fields(Config)}
     found = settings(algorithm.config_type)
