@@ -66,6 +66,21 @@ def test_what_cannot_be_looked_at_is_not_judged(healthy: Evidence) -> None:
     assert found_in(replace(healthy, memory=None, logged=None, q=None, estimate=None)) == []
 
 
+@pytest.mark.parametrize("name", ["divergence", "underestimation"])
+def test_values_that_a_conservative_critic_has_too_low_are_blamed_on_its_weight(healthy: Evidence, name: str) -> None:
+    low = replace(healthy, own_value=-6.0, metrics={**healthy.metrics, "q": np.full(100, -500.0)})
+    remedies = {finding.check: finding.remedy for finding in found_in(replace(low, conservative_weight=5.0))}
+    assert "lower conservative_weight, which is 5:" in remedies[name]
+    assert "conservative_weight" not in {finding.check: finding.remedy for finding in found_in(low)}[name]
+
+
+def test_values_that_it_has_too_high_are_not(healthy: Evidence) -> None:
+    high = replace(
+        healthy, own_value=6.0, metrics={**healthy.metrics, "q": np.full(100, 500.0)}, conservative_weight=5.0
+    )
+    assert not any("conservative_weight" in finding.remedy for finding in found_in(high))
+
+
 def metric(name: str, values: np.ndarray) -> Callable[[Evidence], Evidence]:
     return lambda evidence: replace(evidence, metrics={**evidence.metrics, name: values})
 

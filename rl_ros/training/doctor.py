@@ -101,6 +101,8 @@ class Evidence:
     """What fitted Q evaluation says of the policy."""
     recorded_rewards: bool = True
     """Whether it learns from the recorded rewards, not from some that it gives itself."""
+    conservative_weight: float = 0.0
+    """How hard its critics are asked to value unseen actions less (CQL); 0 where they are not."""
     metrics_name: str = "metrics.csv"
     thresholds: Thresholds = DEFAULTS
 
@@ -149,6 +151,7 @@ def gather(run: Path, bags: Path | None = None) -> Evidence:
         own_value=own_value,
         estimate=found,
         recorded_rewards=not isinstance(learner, GoalConditioned),
+        conservative_weight=getattr(learner.config, "conservative_weight", 0.0),
         metrics_name=file.name,
     )
 
@@ -196,7 +199,8 @@ def diverged(evidence: Evidence) -> list[Finding]:
         if beyond:
             name, value = next(iter(beyond.items()))
             text = f"{name} is {value:.3g}, but with these rewards no return is beyond {low:.3g} to {high:.3g}."
-            found.append(Finding("divergence", "fault", text, f"{evidence.metrics_name}: {name}", remedy))
+            cure = too_conservative(evidence) if value < low else ""
+            found.append(Finding("divergence", "fault", text, f"{evidence.metrics_name}: {name}", cure or remedy))
     for name, values in evidence.metrics.items():
         window = max(1, len(values) // 10)
         means = np.array([values[i : i + window].mean() for i in range(0, len(values) - window + 1, window)])
@@ -225,9 +229,20 @@ def miscalibrated(evidence: Evidence) -> list[Finding]:
             "bundle: critic",
             "hold the policy closer to the data, and see the calibration in `rl_ros evaluate --offline`"
             if over
-            else "train longer or with a larger target_rate, and see that only true ends are marked as terminated",
+            else too_conservative(evidence)
+            or "train longer or with a larger target_rate, and see that only true ends are marked as terminated",
         )
     ]
+
+
+def too_conservative(evidence: Evidence) -> str:
+    """What to do about values that are too low; empty unless the critics were asked for low ones."""
+    if not evidence.conservative_weight:
+        return ""
+    return (
+        f"lower conservative_weight, which is {evidence.conservative_weight:g}: unseen actions are made worth so "
+        "little that recorded ones, which are followed by them, lose their worth, too"
+    )
 
 
 def dead_policy(evidence: Evidence) -> list[Finding]:
