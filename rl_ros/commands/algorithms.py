@@ -1,12 +1,9 @@
 """`rl_ros algorithms`: what `rl_ros train` can learn with, and the settings of each."""
 
 import argparse
-import ast
 import dataclasses
-import importlib.util
 import json
 import sys
-from pathlib import Path
 from typing import Any, NamedTuple, get_args, get_type_hints
 
 from rich.markdown import Markdown
@@ -52,14 +49,11 @@ def run(options: argparse.Namespace) -> int:
 
 
 def summary(name: str) -> str:
-    """What an algorithm does, without importing it: its file's first line, and its class's where a file has several."""
-    module, _, attribute = ALGORITHMS[name].partition(":")
-    found = importlib.util.find_spec(module)
-    assert found is not None and found.origin is not None
-    tree = ast.parse(Path(found.origin).read_text())
-    (algorithm,) = (each for each in tree.body if isinstance(each, ast.ClassDef) and each.name == attribute)
+    """What an algorithm does: the first line of its file and, where that has several, of its class."""
+    algorithm = find_algorithm(name)
+    module = algorithm.__module__
     alone = sum(place.partition(":")[0] == module for place in ALGORITHMS.values()) == 1
-    texts = [ast.get_docstring(tree), None if alone else ast.get_docstring(algorithm)]
+    texts = [sys.modules[module].__doc__, None if alone else algorithm.__doc__]
     return " ".join(text.partition("\n")[0] for text in texts if text)
 
 
