@@ -1,13 +1,12 @@
 """What `rl_ros algorithms` says of what there is to learn with."""
 
-import json
-
 import pytest
 
 from rl_ros import schema
 from rl_ros.algorithms.base import ALGORITHMS, find_algorithm
 from rl_ros.cli import main
 from rl_ros.commands.algorithms import settings, summary
+from rl_ros.commands.train import read_settings
 
 
 @pytest.mark.parametrize("name", sorted(ALGORITHMS))
@@ -20,12 +19,7 @@ def test_every_algorithm_says_what_it_does_and_what_each_of_its_settings_means(n
 @pytest.mark.parametrize("name", sorted(ALGORITHMS))
 def test_defaults_are_written_as_they_can_be_set(name: str) -> None:
     config = find_algorithm(name).config_type
-    given = {}
-    for setting in settings(config):
-        try:
-            given[setting.name] = json.loads(setting.default)
-        except json.JSONDecodeError:
-            given[setting.name] = setting.default
+    given = read_settings([f"{setting.name}={setting.default}" for setting in settings(config)])
     assert schema.convert(config, given, name) == config()
 
 

@@ -87,9 +87,9 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
 def run(options: argparse.Namespace) -> int:
     """Run the command."""
     if options.online:
-        return run_online(options, _settings(options.set), _named_or_recorded(options))
+        return run_online(options, read_settings(options.set), _named_or_recorded(options))
     if options.ray is not None or options.grasps:
-        return run_in_parts(options, _settings(options.set))
+        return run_in_parts(options, read_settings(options.set))
     if options.continue_from:
         raise UserError("--continue goes with --online, which learns on from bags as they land, or with --grasps.")
     if not options.algorithm:
@@ -140,7 +140,7 @@ def run(options: argparse.Namespace) -> int:
             seed=options.seed,
             seconds=options.seconds,
             updates=options.updates,
-            overrides=_settings(options.set),
+            overrides=read_settings(options.set),
             progress=on_progress,
             source_episodes=[episode.source for episode in dataset.episodes],
             held_out=held_out,
@@ -247,7 +247,8 @@ def _seconds(text: str) -> tuple[float, ...]:
     return seconds
 
 
-def _settings(texts: Sequence[str]) -> dict[str, Any]:
+def read_settings(texts: Sequence[str]) -> dict[str, Any]:
+    """What `--set` was given, KEY=VALUE each: values are JSON, or else text."""
     settings = {}
     for text in texts:
         key, separator, value = text.partition("=")
