@@ -36,7 +36,7 @@ DISCOUNT = 0.98
 COMMON = {"batch_size": 256, "hidden_size": 256, "hidden_layers": 2, "discount": DISCOUNT}
 ALGORITHMS: dict[str, tuple[dict[str, Any], str]] = {
     "sac": (SAC, "#c2571a"),
-    "td3_bc": ({}, "#4a8f3c"),
+    "td3_bc": ({"critic_layer_norm": False}, "#4a8f3c"),
     "iql": ({}, "#7a4fa3"),
 }
 """Settings and colour; SAC's settings are those of the paper."""

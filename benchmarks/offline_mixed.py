@@ -43,7 +43,7 @@ VALUES = {"discount": 0.97, "target_rate": 0.02}
 ALGORITHMS: dict[str, dict[str, Any]] = {
     "bc": {},
     "iql": VALUES,
-    "td3_bc": {**VALUES, "alpha": 1.0},
+    "td3_bc": {**VALUES, "alpha": 1.0, "critic_layer_norm": False},
     "awac": VALUES,
     "cql": {**VALUES, "policy_learning_rate": 1e-3, "conservative_weight": 1.0, "samples": 4},
 }

@@ -40,7 +40,7 @@ OBSERVATION, ACTION, BATCH, LENGTH, TRANSITIONS = 17, 6, 256, 50, 100_000
 BLOCK = 100
 """Updates whose rows are drawn at once, as in training."""
 SETTINGS: dict[str, dict[str, Any]] = {
-    "td3_bc": {},
+    "td3_bc": {"critic_layer_norm": False},
     "iql": {"schedule": "constant", "average_rate": 1.0, "critic_layer_norm": False},
     "sac": {"hidden_layers": 2, "critic_layer_norm": False},
     "awac": {},

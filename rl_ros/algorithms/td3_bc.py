@@ -25,8 +25,13 @@ from rl_ros.networks.policies import DeterministicPolicy
 
 @dataclass(frozen=True)
 class TD3PlusBehaviourCloningConfig(DelayedActorCriticConfig):
-    """Settings of TD3+BC; the defaults are the paper's."""
+    """Settings of TD3+BC; the defaults are the paper's, but for the critics' layer norm.
 
+    It keeps Q from running away where the data say nothing (Ball et al. 2023, 2302.02948, section 4.2), and scored
+    higher on locomotion and on pick and place in what is measured in `benchmarks/`.
+    """
+
+    critic_layer_norm: bool = True
     alpha: float = 2.5
     """α: weight of Q, in units of its own size, against the squared error of cloning; 0 is behaviour cloning."""
 
