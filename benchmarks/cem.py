@@ -15,6 +15,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
@@ -22,6 +23,7 @@ from rich.console import Console
 from rich.table import Table
 
 from rl_ros.algorithms.base import make_algorithm
+from rl_ros.algorithms.qt_opt import QPolicy
 from rl_ros.contract import Contract
 from rl_ros.training.bundle import load_bundle, save_learner
 
@@ -62,7 +64,7 @@ def measure(times: int) -> dict[str, float]:
     """All figures."""
     contract = Contract.load("grasp")
     learner = make_algorithm("qt_opt", contract, NORMALISATION)
-    policy = learner.policy
+    policy = cast(QPolicy, learner.policy)
     seen = {name: torch.from_numpy(value) for name, value in observations(STATES).items()}
     goal = torch.zeros(STATES, 1)
     with torch.no_grad():

@@ -28,6 +28,7 @@ from plots import plot
 from rich.console import Console
 from rich.table import Table
 
+from rl_ros.training.online import EVALUATION_SEED
 from rl_ros.training.report import read_columns
 
 RESULTS = Path(__file__).parent / "results"
@@ -45,7 +46,8 @@ ALGORITHMS: dict[str, tuple[dict[str, Any], str]] = {
 def learn(task: str, name: str, updates: int, episodes: int, root: Path) -> tuple[np.ndarray, np.ndarray, float]:
     """Updates, Q after each of them, and the success of the last policy."""
     out = RUNS / name
-    success, _ = learned(task, name, 0, updates, episodes, root, out, ALGORITHMS[name][0] | COMMON)
+    seeds = range(EVALUATION_SEED, EVALUATION_SEED + episodes)
+    success, _ = learned(task, name, 0, updates, seeds, root, out, ALGORITHMS[name][0] | COMMON)
     columns = read_columns(out / "metrics.csv")
     return columns["update"], columns["q"], success
 

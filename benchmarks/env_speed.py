@@ -42,7 +42,7 @@ class Stepper:
         for line in self.process.stdout:
             if line.startswith("{"):
                 return float(json.loads(line)["steps_s"])
-        raise SystemExit(f"{self.process.args}: ended before it had measured anything.")
+        raise SystemExit(f"{self.process.args!r}: ended before it had measured anything.")
 
     def close(self) -> None:
         """End it."""

@@ -321,12 +321,12 @@ def fuzz(bench: Bench, kind: str) -> int:
         bench.send("/policy/action", cdr[: rng.integers(4, 40)], rejected=True)
         bench.advance()
     elif kind == "noise":
-        cdr = bytearray(messages.twist_cdr(stamp, bench.contract.frame, usual))
+        noisy = bytearray(messages.twist_cdr(stamp, bench.contract.frame, usual))
         for _ in range(rng.integers(1, 8)):
-            cdr[rng.integers(4, len(cdr))] = rng.integers(0, 256)
-        bench.send("/policy/action", bytes(cdr))
+            noisy[rng.integers(4, len(noisy))] = rng.integers(0, 256)
+        bench.send("/policy/action", bytes(noisy))
         if gripper:
-            bench.send("/policy/gripper", bench.vector(("gripper",), [1.0], messages.stamp_of(bytes(cdr))))
+            bench.send("/policy/gripper", bench.vector(("gripper",), [1.0], messages.stamp_of(bytes(noisy))))
     elif kind == "wrong names":
         names = tuple(rng.permutation(["claw", "griper", "panda_joint1", ""])[: rng.integers(0, 3)].tolist())
         bench.send("/policy/action", messages.twist_cdr(stamp, bench.contract.frame, usual))

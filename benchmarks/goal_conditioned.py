@@ -20,6 +20,7 @@ import json
 import math
 import re
 import shutil
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,7 @@ from rl_ros.episodes.allocation import keep_freed_memory
 from rl_ros.episodes.hindsight import Hindsight, relabelled_share
 from rl_ros.episodes.memory import Episode
 from rl_ros.tasks.env import make
+from rl_ros.tasks.task import Expert, Values
 from rl_ros.training.guide import Guide, Place
 from rl_ros.training.online import CHECKPOINTS, PROGRESS, OnlineSettings, OnlineTraining
 from rl_ros.training.report import read_columns
@@ -77,7 +79,10 @@ PLACES = {
     "rl_ros": (Place("tool_position"), Place("object_position")),
 }
 """Where the hand is and what it moves, by where the task comes from, for the guide."""
-LED = {"gymnasium_robotics": {"far": 0.1, "share": 0.5}, "rl_ros": {"far": 0.04, "share": 0.8}}
+LED: dict[str, dict[str, Any]] = {
+    "gymnasium_robotics": {"far": 0.1, "share": 0.5},
+    "rl_ros": {"far": 0.04, "share": 0.8},
+}
 """From how far away and how often: our hand moves by 1.5 cm a tick at most, that of Fetch by up to 5."""
 KEPT_TRIVIAL = 0.2
 """Of hindsight."""
@@ -98,11 +103,11 @@ class FetchExpert:
         self._rng = np.random.default_rng(seed)
         self._holding = 0
 
-    def act(self, values: dict[str, np.ndarray], desired_goal: np.ndarray) -> np.ndarray:
+    def act(self, values: Values, desired_goal: np.ndarray) -> np.ndarray:
         """Displacement (3) and fingers (1), -1 to 1."""
         seen = values["observation"].astype(np.float64)
         relative, thing = seen[6:9], seen[3:6]
-        aside = np.linalg.norm(relative[:2])
+        aside = float(np.linalg.norm(relative[:2]))
         if self._holding or (aside < 0.01 and abs(relative[2]) < 0.01):
             self._holding += 1
             if np.linalg.norm(relative) > 0.05:
@@ -111,7 +116,7 @@ class FetchExpert:
             fingers = -1.0
         else:
             above = min(3.0 * max(0.0, aside - 0.01), 0.08)
-            move, fingers = relative + [0.0, 0.0, above], 1.0
+            move, fingers = relative + np.array([0.0, 0.0, above]), 1.0
         noisy = self.GAIN * move + self._rng.normal(0.0, 0.05, 3)
         return np.array([*np.clip(noisy, -1.0, 1.0), fingers], np.float32)
 
@@ -136,7 +141,9 @@ def unknown(contract: Contract) -> dict[str, dict[str, list[float]]]:
 def demonstrations_of(rollouts: Rollouts, task: str, count: int) -> list[Episode]:
     """So many successful episodes of the scripted expert."""
     ours = getattr(rollouts.environment.environment.unwrapped, "task", None)
-    expert = FetchExpert if ours is None else partial(ours.expert, 0.5)
+    expert: Callable[[], Expert] = FetchExpert
+    if ours is not None:
+        expert = partial(ours.expert, 0.5)
     found: list[Episode] = []
     first = DEMONSTRATION_SEED
     while len(found) < count:

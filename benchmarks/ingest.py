@@ -12,7 +12,9 @@ import json
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -48,7 +50,7 @@ def raw_images(contract: Contract) -> Iterator[Callable[[int], bytes]]:
     rng = np.random.default_rng(0)
     while True:
         pixels = np.frombuffer(rng.bytes(64 * 64 * 3), np.uint8).reshape(64, 64, 3)
-        yield lambda stamp, pixels=pixels: messages.image_cdr(stamp, "camera", pixels)
+        yield partial(messages.image_cdr, frame="camera", image=pixels)
 
 
 def jpeg_images(contract: Contract) -> Iterator[Callable[[int], bytes]]:
@@ -57,7 +59,7 @@ def jpeg_images(contract: Contract) -> Iterator[Callable[[int], bytes]]:
     files = []
     for _ in range(16):
         layers = [cv2.resize(rng.random((n, n, 3), np.float32), CAMERA[::-1]) / n**0.5 for n in (4, 16, 64)]
-        image = cv2.normalize(sum(layers), None, 0, 255, cv2.NORM_MINMAX).astype(np.uint8)
+        image = cv2.normalize(np.sum(layers, axis=0), np.empty(0), 0, 255, cv2.NORM_MINMAX).astype(np.uint8)
         files.append(cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, 90])[1].reshape(-1))
     number = 0
     while True:
@@ -111,7 +113,7 @@ def by_rosbags(paths: list[Path], contract: Contract) -> int:
         with AnyReader([path]) as reader:
             wanted = [connection for connection in reader.connections if connection.topic in topics]
             for connection, _, cdr in reader.messages(wanted):
-                message = reader.deserialize(cdr, connection.msgtype)
+                message: Any = reader.deserialize(cdr, connection.msgtype)
                 if connection.msgtype == "sensor_msgs/msg/Image":
                     array = message.data.reshape(message.height, message.width, 3)
                 elif connection.msgtype == "sensor_msgs/msg/JointState":
@@ -139,7 +141,7 @@ def by_rl_ros(paths: list[Path], contract: Contract) -> int:
 
 def best_of(times: int, *functions: Callable[[], object]) -> list[float]:
     """Seconds of the best of several calls of each, taken in turn."""
-    seconds = [[] for _ in functions]
+    seconds: list[list[float]] = [[] for _ in functions]
     for _ in range(times):
         for function, found in zip(functions, seconds, strict=True):
             began = time.perf_counter()

@@ -167,8 +167,8 @@ class Rig:
         self._listen("/recorder/state", STATE, "event", self._on_recorder)
         self.beat = self._sender("/operator/heartbeat", "std_msgs/msg/Empty", "command")
         self.stop_button = self._sender("/emergency_stop", "std_msgs/msg/Bool", "command")
-        self.rearm_service = self.node.create_client(Trigger, "/arm_guard/rearm")
-        self.parameters = self.node.create_client(SetParameters, "/policy/set_parameters")
+        self.rearm_service: Any = self.node.create_client(Trigger, "/arm_guard/rearm")
+        self.parameters: Any = self.node.create_client(SetParameters, "/policy/set_parameters")
         self.node.create_timer(HEARTBEAT, self._on_beat, clock=Clock(clock_type=ClockType.STEADY_TIME))
         self.executor = EventsExecutor()
         self.executor.add_node(self.node)
@@ -231,7 +231,12 @@ class Rig:
 
     def hold_resets(self) -> None:
         """From now on no episode begins, and the arm stays where it is, until `release_resets`."""
-        self.filters[RESET] = lambda cdr: self.held.append(cdr) or ()
+        self.filters[RESET] = self._hold
+
+    def _hold(self, cdr: bytes) -> tuple[bytes, ...]:
+        """Nothing comes through."""
+        self.held.append(cdr)
+        return ()
 
     def release_resets(self) -> None:
         """Episodes begin again."""

@@ -26,6 +26,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -278,10 +279,11 @@ def make_sets(
     sets["medium-expert"] = {
         name: np.concatenate([cut(sets[part], half)[name] for part in ("medium", "expert")]) for name in sets["medium"]
     }
-    references_of = {"random_return": random_return, "expert_return": expert_return}
+    references_of = {"environment": environment, "random_return": random_return, "expert_return": expert_return}
     out.mkdir(parents=True, exist_ok=True)
     for quality, arrays in sets.items():
-        np.savez_compressed(out / f"{environment}-{quality}.npz", environment=environment, **references_of, **arrays)
+        columns: dict[str, Any] = references_of | arrays
+        np.savez_compressed(out / f"{environment}-{quality}.npz", **columns)
 
 
 def flat(episodes: Sequence[Episode], transitions: int) -> dict[str, np.ndarray]:

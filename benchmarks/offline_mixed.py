@@ -68,11 +68,18 @@ class Row(NamedTuple):
     training_seconds: float
 
 
-def score(
-    task: str, name: str, seed: int, updates: int, episodes: int, root: Path, settings: dict[str, Any], device: str
-) -> Row:
-    """Learn from a task's set, and evaluate the last policy; settings that are tried see episodes of their own."""
-    first = EVALUATION_SEED + (episodes if settings else 0)
+def learned(
+    task: str,
+    name: str,
+    seed: int,
+    updates: int,
+    seeds: range,
+    root: Path,
+    run: Path,
+    overrides: dict[str, Any],
+    device: str = "cpu",
+) -> tuple[float, float]:
+    """Learn from a task's set, and evaluate: the last policy's success in episodes of `seeds`, seconds of training."""
     with Rollouts(partial(make, task), 4) as rollouts:
         memory, _ = load_mixed(mixed_bags(task, root), rollouts.contract)
         began = time.monotonic()
@@ -80,17 +87,26 @@ def score(
             memory,
             rollouts.contract,
             name,
-            RUNS / task.replace("/", "-") / f"{name}_{seed}",
+            run,
             seed=seed,
             updates=updates,
-            overrides=COMMON | ALGORITHMS[name] | OF_TASK.get(task, {}).get(name, {}) | settings,
+            overrides=overrides,
             held_out=0.0,
             device=device,
         )
         seconds = time.monotonic() - began
-        policy = restore(load_bundle(bundle))
-        found = rollouts.collect(policy.act, range(first, first + episodes))
-    success = float(np.mean([episode.success for episode in found]))
+        found = rollouts.collect(restore(load_bundle(bundle)).act, seeds)
+    return float(np.mean([episode.success for episode in found])), seconds
+
+
+def score(
+    task: str, name: str, seed: int, updates: int, episodes: int, root: Path, settings: dict[str, Any], device: str
+) -> Row:
+    """A row of the results; settings that are tried see episodes of their own."""
+    first = EVALUATION_SEED + (episodes if settings else 0)
+    run = RUNS / task.replace("/", "-") / f"{name}_{seed}"
+    overrides = COMMON | ALGORITHMS[name] | OF_TASK.get(task, {}).get(name, {}) | settings
+    success, seconds = learned(task, name, seed, updates, range(first, first + episodes), root, run, overrides, device)
     return Row(task, name, seed, updates, episodes, success, round(seconds, 1))
 
 

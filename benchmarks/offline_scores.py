@@ -233,8 +233,8 @@ def main() -> int:
                         row = score(side, algorithm, file, seed, options.updates, options.episodes, options.device)
                         append(results, row)
                         print(*row, f"{time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
-    rows = [row for row in read(Row, results) if row.updates == options.updates]
-    print(json.dumps(summarise(rows) if rows else {}))
+    found = [row for row in read(Row, results) if row.updates == options.updates]
+    print(json.dumps(summarise(found) if found else {}))
     return 0
 
 

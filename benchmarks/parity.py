@@ -39,7 +39,8 @@ def main() -> int:
 def run(ticks: int, seed: int) -> tuple[int, list[str]]:
     """Compare at least `ticks` ticks of the scripted expert."""
     shortest = 10  # ticks of an episode, at least
-    compared, mismatches = 0, []
+    compared = 0
+    mismatches: list[str] = []
     with tempfile.TemporaryDirectory() as directory:
         part = 0
         while compared < ticks:

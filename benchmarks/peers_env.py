@@ -22,7 +22,8 @@ def main() -> None:
     sys.path.insert(0, str(Path(__file__).parents[1]))
     importlib.import_module(sys.argv[1])
     environment = gymnasium.make(sys.argv[2], disable_env_checker=True)
-    actions = np.random.default_rng(0).uniform(-1.0, 1.0, (STEPS, *environment.action_space.shape)).astype(np.float32)
+    shape = STEPS, *(environment.action_space.shape or ())
+    actions = np.random.default_rng(0).uniform(-1.0, 1.0, shape).astype(np.float32)
     seed = 0
     for line in sys.stdin:
         began = time.perf_counter()

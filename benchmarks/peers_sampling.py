@@ -9,6 +9,7 @@ import json
 import sys
 import time
 from collections.abc import Callable
+from typing import cast
 
 import d3rlpy
 import gymnasium
@@ -54,7 +55,7 @@ def stable_baselines3_her(transitions: int) -> Callable[[], object]:
     environment = DummyVecEnv([Reach])
     buffer = HerReplayBuffer(
         transitions,
-        environment.observation_space,
+        cast(spaces.Dict, environment.observation_space),
         environment.action_space,
         environment,
         device="cpu",

@@ -11,6 +11,7 @@ import json
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import d3rlpy
@@ -60,6 +61,11 @@ def updates_per_second(update: Callable[[], object], seconds: float) -> float:
     return sorted(rates)[1]
 
 
+def update(learner: Any, data: d3rlpy.dataset.ReplayBuffer, batch: int) -> None:
+    """One, of a batch drawn for it."""
+    learner.update(data.sample_transition_batch(batch))
+
+
 def main() -> None:
     """Measure the algorithms named."""
     transitions, observation, action, batch, threads = (int(text) for text in sys.argv[2:7])
@@ -70,9 +76,7 @@ def main() -> None:
         config, settings = CONFIGS[name]
         learner = getattr(d3rlpy.algos, config)(batch_size=batch, **settings).create(device=f"{sys.argv[1]}:0")
         learner.build_with_dataset(data)
-        figures[name] = updates_per_second(
-            lambda learner=learner: learner.update(data.sample_transition_batch(batch)), float(sys.argv[7])
-        )
+        figures[name] = updates_per_second(partial(update, learner, data, batch), float(sys.argv[7]))
     print(json.dumps(figures))
 
 

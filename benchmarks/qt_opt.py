@@ -18,6 +18,7 @@ import csv
 import json
 import sys
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -38,7 +39,7 @@ from rl_ros.training.logs import RunLog
 
 LAST = 5
 """Checkpoints whose mean is the result."""
-SEEDS = {"train": 1_900_000_000, "held_out": 12345}
+SEEDS: dict[Literal["train", "held_out"], int] = {"train": 1_900_000_000, "held_out": 12345}
 """Of the first episode of each evaluation. Recordings begin at 0, and hold none of the held-out objects."""
 BLOCK = 50
 """Updates whose batches are drawn at once."""
@@ -62,7 +63,8 @@ def checkpoints(
     settings = {"targets": options.targets, **dict(json.loads(options.settings))}
     learner = make_algorithm("qt_opt", contract, statistics, seed=options.seed, overrides=settings)
     rng = np.random.default_rng(options.seed)
-    every, written = options.updates // options.checkpoints, []
+    every = options.updates // options.checkpoints
+    written: list[tuple[int, Path]] = []
     task = progress.add_task("learning", total=options.updates)
     with RunLog(options.out / "metrics.csv") as log:
         for update in range(0, options.updates, BLOCK):

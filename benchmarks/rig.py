@@ -26,7 +26,7 @@ import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import cv2
 import numpy as np
@@ -57,7 +57,7 @@ from rl_ros.training.rig import (
     TrueSenses,
     wander,
 )
-from rl_ros.training.rollouts import Rollouts
+from rl_ros.training.rollouts import Make, Rollouts
 
 RESULTS = Path(__file__).parent / "results"
 RUNS = Path(__file__).parents[1] / "runs" / "rig"
@@ -176,7 +176,7 @@ def run_method(
     normalisation = {name: {"mean": [0.0] * width, "std": [1.0] * width} for name, width in unknown.items()}
     learner = "rig_sac" if method == "rig_sac" else "rig"
     algorithm = make_algorithm(learner, contract, normalisation, seed=seed, overrides=overrides.get("settings", {}))
-    with Rollouts(lambda: LatentEnvironment(task, senses, contract), 8) as rollouts:
+    with Rollouts(cast(Make, lambda: LatentEnvironment(task, senses, contract)), 8) as rollouts:
         training: LatentTraining
         if isinstance(senses, CameraSenses):
             training = RigTraining(

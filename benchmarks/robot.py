@@ -187,15 +187,16 @@ class Robot:
     def end(self, number: int, stamp: int) -> messages.Status:
         """The episode's last stamp; returns what the recorder says of its bag."""
         self._say("end", stamp, number, outcome="success")
-        told: list[messages.Status] = []
+
+        def told() -> list[messages.Status]:
+            return [s for s in self.states if s.name == "bag" and s.values["episode"] == str(number)]
+
         self.until(
-            lambda: (
-                told.extend(s for s in self.states if s.name == "bag" and s.values["episode"] == str(number)) or told
-            ),
+            lambda: bool(told()),
             f"the bag of episode {number} was not closed",
             60.0,
         )
-        return told[0]
+        return told()[0]
 
     def run(self, seconds: float, until: Callable[[], bool] = lambda: False) -> int:
         """Publish all topics at their rates; returns the stamp of the last image."""
