@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -87,11 +87,20 @@ class Row(NamedTuple):
     last_score: float
 
 
-def learn_ours(name: str, file: Path, seed: int, updates: int, scale: float, rollouts: Rollouts, device: str) -> Act:
+def learn_ours(
+    name: str,
+    file: Path,
+    seed: int,
+    updates: int,
+    scale: float,
+    rollouts: Rollouts,
+    device: str,
+    tried: Mapping[str, Any],
+) -> Act:
     """Learn with ours; the run is kept, for `rl_ros compare` and `rl_ros doctor`."""
     run = RUNS / file.stem / f"{name}_{seed}"
     memory = memory_of(load(file), scale)
-    settings = {**COMMON, **OURS[name]}
+    settings = {**COMMON, **OURS[name], **tried}
     bundle = train(
         memory,
         rollouts.contract,
@@ -135,8 +144,17 @@ def learned_by_peer(name: str, file: Path, seed: int, updates: int, scale: float
             process.wait()
 
 
-def score(side: str, name: str, file: Path, seed: int, updates: int, episodes: int, device: str) -> Row:
-    """Learn and evaluate."""
+def score(
+    side: str,
+    name: str,
+    file: Path,
+    seed: int,
+    updates: int,
+    episodes: int,
+    device: str,
+    tried: Mapping[str, Any],
+) -> Row:
+    """Learn and evaluate; settings that are tried are ours alone."""
     arrays = load(file)
     scale = 1.0
     if name in SCALED_RETURNS:
@@ -145,7 +163,8 @@ def score(side: str, name: str, file: Path, seed: int, updates: int, episodes: i
     seeds = range(EVALUATION_SEED, EVALUATION_SEED + episodes)
     with Rollouts(partial(make, str(arrays["environment"])), min(episodes, 10)) as rollouts:
         if side == "ours":
-            found = mean_return(rollouts.collect(learn_ours(name, file, seed, updates, scale, rollouts, device), seeds))
+            act = learn_ours(name, file, seed, updates, scale, rollouts, device, tried)
+            found = mean_return(rollouts.collect(act, seeds))
         else:
             with learned_by_peer(name, file, seed, updates, scale, device) as act:
                 found = mean_return(rollouts.collect(act, seeds))
@@ -207,11 +226,13 @@ def main() -> int:
     parser.add_argument("--updates", type=int, default=100_000, help="default: %(default)s")
     parser.add_argument("--episodes", type=int, default=20, help="of each evaluation (default: %(default)s)")
     parser.add_argument("--device", default="cpu", help="of both sides, as torch names it (default: %(default)s)")
+    parser.add_argument("--settings", default="{}", help="JSON, to try with ours; nothing is kept in results/")
     parser.add_argument("--quick", action="store_true", help="two algorithms, a tiny set, few updates")
     parser.add_argument("--summary", action="store_true", help="only summarise what is there")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    sets, results = ROOT, RESULTS
+    tried = json.loads(options.settings)
+    sets, results = ROOT, RUNS / "tried.csv" if tried else RESULTS
     if options.quick:
         sets, results = ROOT / "quick", RUNS / "quick.csv"
         options.algorithms, options.seeds, options.updates, options.episodes = "bc,td3_bc", 1, 200, 2
@@ -223,14 +244,15 @@ def main() -> int:
             for dataset in names:
                 for algorithm in options.algorithms.split(","):
                     for side in options.sides.split(","):
-                        if (algorithm, side, dataset, seed, options.updates) in rows:
+                        if not tried and (algorithm, side, dataset, seed, options.updates) in rows:
                             continue
                         if side == "d3rlpy" and not PEER_PYTHON.exists():
                             print("d3rlpy is not installed; `make bench-setup` does it.", file=sys.stderr)
                             continue
                         began = time.monotonic()
                         file = sets / f"{dataset}.npz"
-                        row = score(side, algorithm, file, seed, options.updates, options.episodes, options.device)
+                        numbers = seed, options.updates, options.episodes
+                        row = score(side, algorithm, file, *numbers, options.device, tried)
                         append(results, row)
                         print(*row, f"{time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
     found = [row for row in read(Row, results) if row.updates == options.updates]
