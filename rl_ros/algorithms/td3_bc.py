@@ -5,7 +5,7 @@ critics of Fujimoto, van Hoof and Meger 2018, "Addressing Function Approximation
 (1802.09477).
 
 1. Two critics Q(s, a) learn from reward and from the smaller of the target critics' answers at s', where the target
-   policy acts with a little noise.
+   policy acts with a little noise. Unlike the paper's they have layer norm; `critic_layer_norm=false` takes it away.
 2. The policy climbs Q and is held to the recorded actions by a squared error. Q is divided by its own size, so that
    one weight suits rewards of any scale.
 """
