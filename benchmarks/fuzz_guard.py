@@ -39,6 +39,7 @@ SLACK = 0.003
 STILL = 0.02
 """rad from the measured positions, at most, that count as holding them."""
 RESULTS = Path(__file__).parent / "results" / "fuzz_guard.csv"
+RUNS = Path(__file__).parents[1] / "runs"
 Array = NDArray[np.float64]
 
 
@@ -429,7 +430,9 @@ WITH_ROOM = ["into itself"]
 def main() -> None:
     """Run, print a table and one line of JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help=f"{QUICK} commands instead of {FULL}")
+    parser.add_argument(
+        "--quick", action="store_true", help=f"{QUICK} commands instead of {FULL}, not kept in results/"
+    )
     parser.add_argument("--commands", type=int)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
@@ -462,14 +465,16 @@ def main() -> None:
             if new := bench.leaks - leaks:
                 leaked[kind] += new.total()
                 reasons.update({f"{kind}: {reason}": count for reason, count in new.items()})
-    report(benches, done, leaked, reasons)
+    report(benches, done, leaked, reasons, RUNS / RESULTS.name if arguments.quick else RESULTS)
 
 
-def report(benches: list[Bench], done: Counter[str], leaked: Counter[str], reasons: Counter[str]) -> None:
-    """Print the figures, and keep them."""
-    RESULTS.parent.mkdir(exist_ok=True)
+def report(
+    benches: list[Bench], done: Counter[str], leaked: Counter[str], reasons: Counter[str], results: Path
+) -> None:
+    """Print the figures, and keep them in `results`."""
+    results.parent.mkdir(exist_ok=True)
     table = Table("bad command", "tried", "leaked", title="What reached the controllers")
-    with RESULTS.open("w", newline="") as file:
+    with results.open("w", newline="") as file:
         rows = csv.writer(file)
         rows.writerow(["kind", "commands", "leaked"])
         for kind in sorted(done):
