@@ -8,6 +8,9 @@ in the same episodes by the same code. A score is 0 for random actions and 100 f
 is that of the policy after the last update, never of the best one. Each finished row is appended to
 `benchmarks/results/offline_scores.csv` (`--quick`: to `runs/`), and rows that are there are not made again.
 
+Settings that are tried (`--settings`) train ours with seeds from 100 on and see other episodes, so that none is chosen
+by what is reported; their rows are kept in `runs/`.
+
 The last line is a JSON object: by algorithm and side the interquartile mean over sets and seeds, with its interval.
 """
 
@@ -43,6 +46,8 @@ RUNS = Path(__file__).parents[1] / "runs/offline_scores"
 PEER_PYTHON = Path(__file__).parents[1] / ".venv-bench/bin/python"
 PEER = Path(__file__).with_name("peers_scores.py")
 SIDES = ("ours", "d3rlpy")
+TUNING_SEED = 100
+"""The first seed of what is tried."""
 BATCH = 256
 COMMON = {"batch_size": BATCH, "hidden_size": 256, "hidden_layers": 2}
 PLAIN = {"weight_decay": 0.0, "schedule": "constant", "average_rate": 1.0}
@@ -154,13 +159,14 @@ def score(
     device: str,
     tried: Mapping[str, Any],
 ) -> Row:
-    """Learn and evaluate; settings that are tried are ours alone."""
+    """Learn and evaluate; settings that are tried are ours alone, and see episodes of their own."""
     arrays = load(file)
     scale = 1.0
     if name in SCALED_RETURNS:
         returns = returns_of(arrays)
         scale = 1000.0 / max(float(returns.max() - returns.min()), 1e-6)
-    seeds = range(EVALUATION_SEED, EVALUATION_SEED + episodes)
+    first = EVALUATION_SEED + (episodes if tried else 0)
+    seeds = range(first, first + episodes)
     with Rollouts(partial(make, str(arrays["environment"])), min(episodes, 10)) as rollouts:
         if side == "ours":
             act = learn_ours(name, file, seed, updates, scale, rollouts, device, tried)
@@ -226,13 +232,15 @@ def main() -> int:
     parser.add_argument("--updates", type=int, default=100_000, help="default: %(default)s")
     parser.add_argument("--episodes", type=int, default=20, help="of each evaluation (default: %(default)s)")
     parser.add_argument("--device", default="cpu", help="of both sides, as torch names it (default: %(default)s)")
-    parser.add_argument("--settings", default="{}", help="JSON, to try with ours; nothing is kept in results/")
+    parser.add_argument("--settings", default="{}", help="JSON, to try with ours; see above")
     parser.add_argument("--quick", action="store_true", help="two algorithms, a tiny set, few updates")
     parser.add_argument("--summary", action="store_true", help="only summarise what is there")
     options = parser.parse_args()
     torch.set_num_threads(1)
     tried = json.loads(options.settings)
-    sets, results = ROOT, RUNS / "tried.csv" if tried else RESULTS
+    sets, results, first_seed = ROOT, RESULTS, 0
+    if tried:
+        results, first_seed, options.sides = RUNS / "tried.csv", TUNING_SEED, "ours"
     if options.quick:
         sets, results = ROOT / "quick", RUNS / "quick.csv"
         options.algorithms, options.seeds, options.updates, options.episodes = "bc,td3_bc", 1, 200, 2
@@ -240,7 +248,7 @@ def main() -> int:
     names = options.datasets.split(",") if options.datasets else sorted(f.stem for f in sets.glob("*.npz"))
     if not options.summary:
         rows = {row[:5] for row in read(Row, results)}
-        for seed in range(options.seeds):
+        for seed in range(first_seed, first_seed + options.seeds):
             for dataset in names:
                 for algorithm in options.algorithms.split(","):
                     for side in options.sides.split(","):

@@ -44,7 +44,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "iql": {"schedule": "constant", "average_rate": 1.0, "critic_layer_norm": False},
     "sac": {"hidden_layers": 2, "critic_layer_norm": False},
     "awac": {},
-    "cql": {},
+    "cql": {"critic_layer_norm": False},
     "bc": {"schedule": "constant", "average_rate": 1.0},
     "crr": {"samples": 1},
     "bcq": {"vae_hidden_size": 256},

@@ -407,6 +407,11 @@ class Contract:
             goal=goal,
         )
 
+    def as_discrete(self, other: "Contract") -> "Contract":
+        """The contract with those of its action channels discrete that are so in another."""
+        names = {name for name, channel in other.action.items() if channel.discrete}
+        return replace(self, action={k: replace(c, discrete=True) if k in names else c for k, c in self.action.items()})
+
     def without_latent(self) -> "Contract":
         """The contract of what there is before any encoder: the camera's images take the place of their latents.
 
@@ -489,7 +494,8 @@ def difference(trained: Contract, live: Contract) -> str | None:
     """The first field in which a policy's contract differs from the live one, in words; None if they agree.
 
     What is only recorded (auxiliary keys and extra topics), the episode length and what counts as achieved may differ:
-    the policy never sees them; and so may goals that neither asks it to see.
+    the policy never sees them; and so may goals that neither asks it to see. A discrete channel of the policy's is at
+    home where everything between its limits is possible, too.
     """
     ignored = ("auxiliary", "record", "episode_length", "name", "reward", "task")
     a = {k: v for k, v in trained.to_dict().items() if k not in ignored}
@@ -499,6 +505,8 @@ def difference(trained: Contract, live: Contract) -> str | None:
         contract["goal"].pop("image")
         if not (trained.goal.policy_input or live.goal.policy_input):
             contract["goal"].pop("desired_goal")
+    for name in a["action"].keys() & b["action"].keys():
+        a["action"][name]["discrete"] &= b["action"][name]["discrete"]
     return _difference(_plain(a), _plain(b), "")
 
 

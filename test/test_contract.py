@@ -193,6 +193,13 @@ def test_what_a_policy_never_sees_may_differ(contract: Contract, change: Callabl
     assert difference(contract, changed(contract, change)) is None
 
 
+def test_a_discrete_channel_is_at_home_in_a_continuous_one_and_not_the_other_way_round(contract: Contract) -> None:
+    continuous = changed(contract, _set("action", "gripper", "discrete", to=False))
+    assert contract.action["gripper"].discrete
+    assert difference(contract, continuous) is None
+    assert difference(continuous, contract) == "action.gripper.discrete was False in training and is True here"
+
+
 def image(**changes: Any) -> Key:
     fields: dict[str, Any] = {"shape": (4, 4, 3), "dtype": "uint8", "encoding": "rgb8"} | changes
     return Key("/i", fields.pop("type", "sensor_msgs/msg/Image"), "data", **fields)

@@ -171,6 +171,19 @@ def test_a_planted_fault_is_found_and_nothing_else(healthy: Evidence, name: str)
     assert all(finding.where and finding.remedy for finding in found)
 
 
+def test_a_gripper_without_a_middle_is_found_where_critics_are_conservative(healthy: Evidence) -> None:
+    assert healthy.logged is not None
+    rng = np.random.default_rng(0)
+    ends = np.sign(rng.uniform(-1, 1, healthy.logged.action.shape)).astype(np.float32)
+    logged = replace(healthy.logged, action=ends, policy_action=rng.permutation(ends))
+    (finding,) = found_in(replace(healthy, logged=logged, conservative_weight=1.0))
+    assert (finding.check, finding.severity) == ("limits", "fault")
+    assert "push is recorded at one of its limits in 100%" in finding.what
+    assert "`discrete: true`" in finding.remedy
+    assert found_in(replace(healthy, logged=logged)) == [], "whoever clones, or is cloned to, jumps from end to end"
+    assert found_in(replace(healthy, conservative_weight=1.0)) == []
+
+
 def test_rewards_that_an_algorithm_gives_itself_are_not_held_against_it(healthy: Evidence) -> None:
     own = replace(FAULTS["reward never seen"][0](healthy), recorded_rewards=False, q=None, estimate=None)
     assert found_in(metric("value", np.full(100, -90.0))(own)) == []

@@ -157,6 +157,28 @@ def test_a_bag_of_another_contract_is_refused_with_the_name_of_the_field(tmp_pat
     assert str(path) in str(caught.value)
 
 
+def with_discrete(contract: Contract, **channels: bool) -> Contract:
+    action = dict(contract.action)
+    for name, discrete in channels.items():
+        action[name] = dataclasses.replace(action[name], discrete=discrete)
+    return dataclasses.replace(contract, action=action)
+
+
+def test_a_channel_that_was_only_ever_at_its_limits_may_be_made_discrete(tmp_path: Path, contract: Contract) -> None:
+    continuous = with_discrete(contract, gripper=False)
+    bag = read_bag(record(tmp_path, continuous, episode_messages(contract, TICKS)))
+    as_recorded, as_discrete = read_episode(bag, continuous), read_episode(bag, with_discrete(contract, gripper=True))
+    np.testing.assert_array_equal(as_recorded.action, as_discrete.action)
+    with pytest.raises(UserError, match=r"action\.linear_velocity was 0.* between its limits.*`discrete: false`"):
+        read_episode(bag, with_discrete(contract, linear_velocity=True))
+
+
+def test_a_discrete_channel_may_be_read_as_a_continuous_one(tmp_path: Path, contract: Contract) -> None:
+    bag = read_bag(record(tmp_path, contract, episode_messages(contract, TICKS)))
+    episode = read_episode(bag, with_discrete(contract, gripper=False))
+    np.testing.assert_array_equal(episode.action, read_episode(bag, contract).action)
+
+
 def test_a_bag_without_a_contract_is_read_with_the_one_given(contract: Contract) -> None:
     types = {topic: recorded.type for topic, recorded in contract.recorded_topics().items()}
     raw = [RawMessage(topic, types[topic], stamp, cdr) for topic, stamp, cdr in episode_messages(contract, TICKS)]

@@ -19,6 +19,7 @@ from rl_ros.algorithms.td3 import smoothed
 from rl_ros.episodes.memory import ReplayMemory
 from rl_ros.errors import UserError
 from rl_ros.networks.layers import move_towards
+from rl_ros.networks.mixed_policy import MixedPolicy
 from rl_ros.networks.policies import DeterministicPolicy, GaussianPolicy, Policy, SpreadPolicy
 
 
@@ -74,9 +75,11 @@ class ActorCritic(Algorithm):
     def explore(self, observation: Mapping[str, Tensor], desired_goal: Tensor) -> Tensor:
         """See `Algorithm.explore`; an action drawn from the policy where it is a stochastic one."""
         policy = self.trained_policy
-        if not isinstance(policy, SpreadPolicy | GaussianPolicy):
+        if not isinstance(policy, SpreadPolicy | GaussianPolicy | MixedPolicy):
             return super().explore(observation, desired_goal)
         state = policy.encoder(observation, desired_goal)
+        if isinstance(policy, MixedPolicy):
+            return policy.layout.unscale(policy.mixed(state).draw(1, self._generator)[0][0])
         if isinstance(policy, SpreadPolicy):
             return policy.layout.unscale(policy.several(state, 1, self._generator)[0])
         return policy.layout.unscale(policy.sample(state, self._generator)[0])
@@ -149,7 +152,7 @@ class DelayedActorCritic(ActorCritic):
             move_towards(self.networks["target_actor"], self.trained_policy.actor, self.config.target_rate)
 
 
-def of_several(critic: nn.Module, state: Tensor, actions: Tensor) -> Tensor:
+def of_several(critic: Callable[[Tensor, Tensor], Tensor], state: Tensor, actions: Tensor) -> Tensor:
     """Q(s, a) of several actions in each state, in one forward pass: (critics, count, batch).
 
     Args:
@@ -157,7 +160,7 @@ def of_several(critic: nn.Module, state: Tensor, actions: Tensor) -> Tensor:
         actions: (count, batch, A).
     """
     count, batch = actions.shape[:2]
-    values: Tensor = critic(state.repeat(count, 1), actions.flatten(0, 1))
+    values = critic(state.repeat(count, 1), actions.flatten(0, 1))
     return values.view(-1, count, batch)
 
 

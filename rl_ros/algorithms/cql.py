@@ -6,10 +6,14 @@ Kumar et al. 2020, "Conservative Q-Learning for Offline Reinforcement Learning" 
 1. Two critics learn from reward and from what the policy would do at s', without its entropy.
 2. At the same time the values of many actions are pushed down, the higher the more, and those of recorded actions up.
 3. The policy is that of soft actor-critic: it climbs the smaller critic and keeps some entropy.
+
+Discrete entries of an action, such as a gripper that is open or closed, are drawn and judged at their two limits only.
+Between them nothing was recorded, and conservative critics would dig a valley that no policy climbs out of.
 """
 
 import math
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar, Literal, cast
 
 import torch
@@ -20,13 +24,16 @@ from rl_ros.algorithms.base import Config, Transitions
 from rl_ros.algorithms.ddpg import critic_loss
 from rl_ros.algorithms.sac import Temperature, temperature_loss
 from rl_ros.networks.layers import frozen
-from rl_ros.networks.policies import GaussianPolicy, Policy
+from rl_ros.networks.mixed_policy import MixedPolicy
+from rl_ros.networks.policies import Policy
 
 
 @dataclass(frozen=True)
 class ConservativeQLearningConfig(ActorCriticConfig):
     """Settings of CQL; the defaults are the paper's for locomotion, which has networks of three layers."""
 
+    critic_layer_norm: bool = True
+    """The paper's critics have none; in training runs of minutes it steadies what is learned (docs/algorithms.md)."""
     policy_learning_rate: float = 1e-4
     """Of the policy and its temperature; critics learn at `learning_rate`."""
     penalty: Literal["H", "rho"] = "H"
@@ -39,8 +46,8 @@ class ConservativeQLearningConfig(ActorCriticConfig):
     lagrange_gap: float | None = None
     """τ: learn a factor of the weight such that unseen actions come out valued by this much more than recorded ones,
     at most; 5 or 10 in the paper, 0.8 for mazes. None: the weight stays as it is."""
-    most_of_next: bool = False
-    """Whether the value of s' is the largest over several of the policy's actions there, not that of one."""
+    next_action: Literal["most_likely", "drawn", "best"] = "drawn"
+    """Whose value at s' counts: of the policy's most likely action, of one drawn from it, or of the best of several."""
     cloning_updates: int = 0
     """Updates in which the policy clones before it climbs Q; 40,000 in the authors' code."""
 
@@ -51,7 +58,7 @@ class ConservativeQLearning(ClonesFirst, ActorCritic):
     name: ClassVar[str] = "cql"
     config_type: ClassVar[type[Config]] = ConservativeQLearningConfig
     config: ConservativeQLearningConfig
-    policy_type: ClassVar[type[Policy]] = GaussianPolicy
+    policy_type: ClassVar[type[Policy]] = MixedPolicy
 
     def build(self) -> dict[str, nn.Module]:
         """See `ActorCritic.build`; and the `temperature` of the policy and the `multiplier` of Lagrange."""
@@ -68,28 +75,31 @@ class ConservativeQLearning(ClonesFirst, ActorCritic):
 
     def loss(self, batch: Transitions, features: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """See `Algorithm.loss`. Each part trains one network; what it sees of the others is held fast."""
-        config, critic, state = self.config, self.networks["critic"], features.detach()
-        policy, generator = cast(GaussianPolicy, self.trained_policy), self._generator
-        drawn, log_density = policy.several(features, 1 + config.samples, generator)
-        action, log_probability = torch.tanh(drawn[0]), log_density[0]
+        config, critic, state, generator = self.config, self.networks["critic"], features.detach(), self._generator
+        policy = cast(MixedPolicy, self.trained_policy)
+        distribution = policy.mixed(features)
         with torch.no_grad():
+            own, own_density = distribution.draw(config.samples, generator)
             next_state = self.next_features(batch)
-            next_drawn, next_density = policy.several(next_state, 1 + config.samples, generator)
-            next_actions = torch.tanh(next_drawn)
-            candidates = next_actions if config.most_of_next else next_actions[:1]
+            next_distribution = policy.mixed(next_state)
+            ahead, ahead_density = next_distribution.draw(config.samples, generator)
+            candidates = {
+                "most_likely": next_distribution.most_likely()[None],
+                "drawn": ahead[:1],
+                "best": ahead,
+            }[config.next_action]
             next_q = of_several(self.networks["target_critic"], next_state, candidates)
             target = self.target(batch, next_q.amin(0).amax(0))
-            own, ahead = torch.tanh(drawn[1:].detach()), next_actions[1:]
-            uniform = 2.0 * torch.rand(own.shape, generator=generator) - 1.0
-            uniform = uniform if config.penalty == "H" else uniform[:0]
+            uniform = self.uniform_actions(own) if config.penalty == "H" else own[:0]
 
         # One forward pass for all: the recorded action, and the sampled ones of each kind.
         actions = torch.cat([batch.action[None], uniform, own, ahead])
         values = of_several(critic, state, actions)
         q, sampled = values[:, 0], self.sampled_values(values[:, 1:], len(uniform), batch)
         if config.penalty == "H":
+            # A discrete entry is at either limit with probability 1/2, and 1/2 is also the density from -1 to 1.
             uniform_density = torch.full(uniform.shape[:2], -math.log(2.0) * uniform.shape[2])
-            density = torch.cat([uniform_density, log_density[1:].detach(), next_density[1:]])
+            density = torch.cat([uniform_density, own_density, ahead_density])
             gap = conservative_gap(sampled, density, q)
         else:
             gap = conservative_gap_of_policy(sampled, q)
@@ -103,12 +113,14 @@ class ConservativeQLearning(ClonesFirst, ActorCritic):
         else:
             losses["conservative_loss"] = weight * gap.sum()
         temperature = self.networks["temperature"]()
+        tried, log_probability, share = distribution.every_choice(generator)
+        log_probability = (share * log_probability).sum(0)
         if self.cloning:
-            climbed = policy.log_probability(features, batch.action)
+            climbed = distribution.log_probability(batch.action)
         else:
-            climbed = frozen(critic, state, action).amin(0)
+            climbed = (share * of_several(partial(frozen, critic), state, tried).amin(0)).sum(0)
         losses["policy_loss"] = policy_loss(climbed, log_probability, temperature.detach())
-        losses["temperature_loss"] = temperature_loss(temperature, log_probability, -float(action.shape[1]))
+        losses["temperature_loss"] = temperature_loss(temperature, log_probability, -float(distribution.mean.shape[1]))
         metrics = {name: loss.detach() for name, loss in losses.items()}
         metrics |= {
             "q": q.detach().mean(),
@@ -116,6 +128,11 @@ class ConservativeQLearning(ClonesFirst, ActorCritic):
             "temperature": temperature.detach(),
         }
         return torch.stack(list(losses.values())).sum(), metrics
+
+    def uniform_actions(self, like: Tensor) -> Tensor:
+        """Actions (count, batch, A) drawn from everywhere, discrete entries from their two limits."""
+        uniform = 2.0 * torch.rand(like.shape, generator=self._generator) - 1.0
+        return torch.where(self.trained_policy.layout.is_discrete, torch.sign(uniform), uniform)
 
     def sampled_values(self, sampled: Tensor, uniform: int, batch: Transitions) -> Tensor:
         """What the penalty pushes down, (critics, samples, batch): of uniform actions first, then of the policy's."""
@@ -153,7 +170,7 @@ def policy_loss(climbed: Tensor, log_probability: Tensor, temperature: Tensor) -
 
     Args:
         climbed: the smaller critic's answer to the policy's action ã, or log π(a|s) while the policy clones.
-        log_probability: log π(ã|s).
+        log_probability: log π(ã|s). Of discrete entries both are expected values.
         temperature: α, a scalar; no gradient flows to it.
     """
     return (temperature * log_probability - climbed).mean()

@@ -10,7 +10,7 @@ from typing import IO, NamedTuple
 
 import numpy as np
 
-from rl_ros.contract import ACTOR_TOPIC, Contract, difference
+from rl_ros.contract import ACTOR_TOPIC, ActionChannel, Contract, difference
 from rl_ros.episodes.assemble import Aligned, Assembler
 from rl_ros.episodes.bags import Bag, RawMessage, read_bag
 from rl_ros.episodes.memory import Episode
@@ -111,7 +111,7 @@ def episodes_of(
     recorded = bag.contract
     if recorded is not None and recorded.goal.image and not contract.goal.image:
         recorded = recorded.without_latent()  # only its images are taken, not what they were encoded as
-    if recorded is not None and (found := difference(recorded, contract)):
+    if recorded is not None and (found := difference(recorded.as_discrete(contract), contract)):
         raise UserError(f"{bag.path}: recorded under another contract: {found}.")
     segments = _segments(bag, contract, cuts or Cuts())
     if not segments:
@@ -326,6 +326,22 @@ class _GrowingColumn:
         return np.asarray(np.memmap(self._file, self._blocks[0].dtype, "r", shape=shape))
 
 
+def _require_limits(bag: Bag, name: str, channel: ActionChannel, values: np.ndarray) -> None:
+    """Refuse values (ticks, n) of a channel between its limits, where a contract has made it discrete since.
+
+    Raises:
+        UserError: there are such values.
+    """
+    low, high = np.array(channel.low), np.array(channel.high)
+    slack = 1e-3 * (high - low)
+    between = (values > low + slack) & (values < high - slack)
+    if between.any():
+        raise UserError(
+            f"{bag.path}: action.{name} was {values[between][0]:.4g} at one of its ticks, which is between its limits, "
+            f"but this contract has it discrete; train it with `discrete: false`, as it was recorded."
+        )
+
+
 class _Builder:
     """One episode while its messages come in."""
 
@@ -340,6 +356,9 @@ class _Builder:
         self._judgement = {f"judgement/{name}": key for name, key in contract.reward_keys.items()}
         told = ACTOR_TOPIC in contract.record and (bag.listed is None or ACTOR_TOPIC in bag.listed)
         self._actor = {"actor": contract.actor_key} if told else {}
+        was = {} if bag.contract is None else bag.contract.action
+        self._at_limits = {n: c for n, c in contract.action.items() if c.discrete and n in was and not was[n].discrete}
+        """Channels that may have been anywhere between their limits when they were recorded."""
         self._assembler = Assembler(
             self._observed | self._action | self._judgement | self._actor, f"observation/{contract.reference}"
         )
@@ -430,6 +449,8 @@ class _Builder:
         outcome = bag.outcome.get("outcome", self._segment.outcome) if is_last else self._segment.outcome
         if cut:
             outcome = "unfinished"
+        for name, channel in self._at_limits.items():
+            _require_limits(bag, name, channel, rows[f"action/{name}"][has_transition])
         action = np.concatenate([rows[name].astype(np.float32) for name in self._action], axis=1)
         terminated, truncated = arrived("terminated") > 0, arrived("truncated") > 0
         if not (terminated | truncated).any() and count > 1:

@@ -187,16 +187,11 @@ class GaussianPolicy(Policy):
     """
 
     outputs_per_entry = 2
-    LOG_STD = (-5.0, 2.0)
-    """Range of the logarithm of the standard deviation."""
-    EDGE = 1e-6
-    """Recorded actions count as at most 1 less this: at 1 itself u is infinite."""
 
     def gaussian(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and logarithm of the standard deviation of u, (batch, A) each."""
         mean, log_std = self.actor(features).chunk(2, dim=1)
-        low, high = self.LOG_STD
-        return mean, low + (high - low) * (torch.tanh(log_std) + 1.0) / 2.0
+        return mean, limited_log_std(log_std)
 
     def sample(self, features: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Actions (batch, A) scaled to -1..1 that gradients flow through, and their log π(a|s), (batch,)."""
@@ -215,13 +210,30 @@ class GaussianPolicy(Policy):
     def log_probability(self, features: Tensor, action: Tensor) -> Tensor:
         """log π(a|s) of actions (batch, A) scaled to -1..1, (batch,)."""
         mean, log_std = self.gaussian(features)
-        u = torch.atanh(action.clamp(self.EDGE - 1.0, 1.0 - self.EDGE))
-        return squashed_log_probability(u, (u - mean) * torch.exp(-log_std), log_std)
+        return recorded_log_probability(action, mean, log_std)
 
     def forward(self, observation: Mapping[str, Tensor], desired_goal: Tensor) -> Tensor:
         """See `Policy.forward`."""
         mean, _ = self.gaussian(self.encoder(observation, desired_goal))
         return self.layout.unscale(torch.tanh(mean))
+
+
+LOG_STD = (-5.0, 2.0)
+"""Range of the logarithm of the standard deviation of a policy that is tanh of a Gaussian."""
+EDGE = 1e-6
+"""Recorded actions of such a policy count as at most 1 less this: at 1 itself u is infinite."""
+
+
+def limited_log_std(output: Tensor) -> Tensor:
+    """What an actor puts out, as the logarithm of a standard deviation within its range."""
+    low, high = LOG_STD
+    return low + (high - low) * (torch.tanh(output) + 1.0) / 2.0
+
+
+def recorded_log_probability(action: Tensor, mean: Tensor, log_std: Tensor) -> Tensor:
+    """log π(a|s) of recorded actions (batch, A) scaled to -1..1 under tanh of a Gaussian, (batch,)."""
+    u = torch.atanh(action.clamp(EDGE - 1.0, 1.0 - EDGE))
+    return squashed_log_probability(u, (u - mean) * torch.exp(-log_std), log_std)
 
 
 def squashed_log_probability(u: Tensor, noise: Tensor, log_std: Tensor) -> Tensor:

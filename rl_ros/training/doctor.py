@@ -44,6 +44,8 @@ class Thresholds:
     """A scaled action beyond is at its limit."""
     dead: float = 0.95
     """Share of the policy's actions at a limit, or standing still."""
+    only_at_limits: float = 0.99
+    """Share of the recorded values of a channel that are at a limit, from which on it is taken for discrete."""
     still: float = 0.005
     """Standard deviation, of half an action's range, below which an action does not answer to what is seen."""
     missing: float = 0.05
@@ -265,6 +267,25 @@ def dead_policy(evidence: Evidence) -> list[Finding]:
     return found
 
 
+def only_at_limits(evidence: Evidence) -> list[Finding]:
+    """A channel that is only ever at its limits, of which a conservative critic believes the worst in between."""
+    if evidence.logged is None or not evidence.conservative_weight:
+        return []
+    limits, found = evidence.thresholds, []
+    for index, name in _continuous_actions(evidence.contract):
+        recorded = evidence.logged.action[:, index]
+        both = recorded.min() < -limits.saturated and recorded.max() > limits.saturated
+        at_limit = float(np.mean(np.abs(recorded) > limits.saturated))
+        if both and at_limit > limits.only_at_limits:
+            text = (
+                f"{name} is recorded at one of its limits in {at_limit:.0%} of the transitions; a conservative critic "
+                "makes all that is between worth so little that the policy cannot get from one to the other."
+            )
+            remedy = "set `discrete: true` for it in the contract and train with that: recordings at limits can be read"
+            found.append(Finding("limits", "fault", text, f"contract: action {name}", remedy))
+    return found
+
+
 def reward_never_seen(evidence: Evidence) -> list[Finding]:
     """The same reward everywhere: nothing to learn from."""
     if evidence.memory is None or not evidence.recorded_rewards:
@@ -370,6 +391,7 @@ CHECKS: tuple[Callable[[Evidence], list[Finding]], ...] = (
     diverged,
     miscalibrated,
     dead_policy,
+    only_at_limits,
     reward_never_seen,
     wrong_terminals,
     thin_coverage,
