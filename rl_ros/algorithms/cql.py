@@ -24,7 +24,7 @@ from rl_ros.algorithms.base import Config, Transitions
 from rl_ros.algorithms.ddpg import critic_loss
 from rl_ros.algorithms.sac import Temperature, temperature_loss
 from rl_ros.networks.layers import frozen
-from rl_ros.networks.mixed_policy import MixedPolicy
+from rl_ros.networks.mixed_policy import MixedDistribution, MixedPolicy
 from rl_ros.networks.policies import Policy
 
 
@@ -83,11 +83,7 @@ class ConservativeQLearning(ClonesFirst, ActorCritic):
             next_state = self.next_features(batch)
             next_distribution = policy.mixed(next_state)
             ahead, ahead_density = next_distribution.draw(config.samples, generator)
-            candidates = {
-                "most_likely": next_distribution.most_likely()[None],
-                "drawn": ahead[:1],
-                "best": ahead,
-            }[config.next_action]
+            candidates = self.next_actions(next_distribution, ahead)
             next_q = of_several(self.networks["target_critic"], next_state, candidates)
             target = self.target(batch, next_q.amin(0).amax(0))
             uniform = self.uniform_actions(own) if config.penalty == "H" else own[:0]
@@ -128,6 +124,12 @@ class ConservativeQLearning(ClonesFirst, ActorCritic):
             "temperature": temperature.detach(),
         }
         return torch.stack(list(losses.values())).sum(), metrics
+
+    def next_actions(self, distribution: MixedDistribution, drawn: Tensor) -> Tensor:
+        """The actions at s' the best of which counts, (count, batch, A), out of what is drawn there, likewise."""
+        if self.config.next_action == "most_likely":
+            return distribution.most_likely()[None]
+        return drawn if self.config.next_action == "best" else drawn[:1]
 
     def uniform_actions(self, like: Tensor) -> Tensor:
         """Actions (count, batch, A) drawn from everywhere, discrete entries from their two limits."""
