@@ -202,7 +202,8 @@ def diverged(evidence: Evidence) -> list[Finding]:
             name, value = next(iter(beyond.items()))
             text = f"{name} is {value:.3g}, but with these rewards no return is beyond {low:.3g} to {high:.3g}."
             cure = too_conservative(evidence) if value < low else ""
-            found.append(Finding("divergence", "fault", text, f"{evidence.metrics_name}: {name}", cure or remedy))
+            severity: Severity = "warning" if cure else "fault"
+            found.append(Finding("divergence", severity, text, f"{evidence.metrics_name}: {name}", cure or remedy))
     for name, values in evidence.metrics.items():
         window = max(1, len(values) // 10)
         means = np.array([values[i : i + window].mean() for i in range(0, len(values) - window + 1, window)])
@@ -238,12 +239,16 @@ def miscalibrated(evidence: Evidence) -> list[Finding]:
 
 
 def too_conservative(evidence: Evidence) -> str:
-    """What to do about values that are too low; empty unless the critics were asked for low ones."""
+    """What to do about values that are too low; empty unless the critics were asked for low ones.
+
+    A policy climbs differences of values, which may be right where all of them are too low.
+    """
     if not evidence.conservative_weight:
         return ""
     return (
-        f"lower conservative_weight, which is {evidence.conservative_weight:g}: unseen actions are made worth so "
-        "little that recorded ones, which are followed by them, lose their worth, too"
+        "evaluate the policy, which may be none the worse for it; if it is, try another conservative_weight than "
+        f"{evidence.conservative_weight:g}: unseen actions are made worth little by it, and recorded ones, which are "
+        "followed by them, with them"
     )
 
 
