@@ -14,7 +14,6 @@ all seeds with its 95 % interval (Wilson).
 """
 
 import argparse
-import dataclasses
 import json
 import sys
 import time
@@ -29,7 +28,6 @@ from rich.console import Console
 from rich.table import Table
 from rows import append, read
 
-from rl_ros.contract import Contract
 from rl_ros.episodes.statistics import wilson_interval
 from rl_ros.tasks.env import make
 from rl_ros.training.bundle import load_bundle
@@ -60,7 +58,7 @@ OF_TASK: dict[str, dict[str, dict[str, Any]]] = {
     "rl_ros/PickAndPlace-v0": {"td3_bc": {"alpha": 0.3, "critic_layer_norm": True}},
 }
 """What a task needs beside them, found likewise."""
-AT_LIMITS = {"rl_ros/PickAndPlace-v0": "gripper"}
+AT_LIMITS = {"rl_ros/PickAndPlace-v0": ["gripper"]}
 """Channels of an action that are recorded at their limits only: all learn from a contract that says so."""
 UPDATES = {"rl_ros/Reach-v0": 2_000, "rl_ros/Push-v0": 5_000, "rl_ros/PickAndPlace-v0": 20_000}
 """Of every algorithm: what is hard takes longer."""
@@ -78,15 +76,6 @@ class Row(NamedTuple):
     training_seconds: float
 
 
-def learned_contract(task: str, contract: Contract) -> Contract:
-    """The task's contract, with what is recorded at its limits only as a discrete channel."""
-    name = AT_LIMITS.get(task)
-    if name is None:
-        return contract
-    channel = dataclasses.replace(contract.action[name], discrete=True)
-    return dataclasses.replace(contract, action={**contract.action, name: channel})
-
-
 def learned(
     task: str,
     name: str,
@@ -100,7 +89,7 @@ def learned(
 ) -> tuple[float, float]:
     """Learn from a task's set, and evaluate: the last policy's success in episodes of `seeds`, seconds of training."""
     with Rollouts(partial(make, task), 4) as rollouts:
-        contract = learned_contract(task, rollouts.contract)
+        contract = rollouts.contract.with_discrete(AT_LIMITS.get(task, ()))
         memory, _ = load_mixed(mixed_bags(task, root), contract)
         began = time.monotonic()
         bundle = train(

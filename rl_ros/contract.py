@@ -5,7 +5,7 @@ bag and every policy bundle. This is the ground floor: it imports nothing but th
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -407,9 +407,8 @@ class Contract:
             goal=goal,
         )
 
-    def as_discrete(self, other: "Contract") -> "Contract":
-        """The contract with those of its action channels discrete that are so in another."""
-        names = {name for name, channel in other.action.items() if channel.discrete}
+    def with_discrete(self, names: Collection[str]) -> "Contract":
+        """The contract with these channels of its action discrete; those that it has not are left out."""
         return replace(self, action={k: replace(c, discrete=True) if k in names else c for k, c in self.action.items()})
 
     def without_latent(self) -> "Contract":

@@ -111,8 +111,10 @@ def episodes_of(
     recorded = bag.contract
     if recorded is not None and recorded.goal.image and not contract.goal.image:
         recorded = recorded.without_latent()  # only its images are taken, not what they were encoded as
-    if recorded is not None and (found := difference(recorded.as_discrete(contract), contract)):
-        raise UserError(f"{bag.path}: recorded under another contract: {found}.")
+    if recorded is not None:
+        discrete = {name for name, channel in contract.action.items() if channel.discrete}
+        if found := difference(recorded.with_discrete(discrete), contract):
+            raise UserError(f"{bag.path}: recorded under another contract: {found}.")
     segments = _segments(bag, contract, cuts or Cuts())
     if not segments:
         raise UserError(f"{bag.path}: {EVENTS} tells of no episode in it.")
