@@ -19,8 +19,7 @@ from rl_ros.algorithms.td3 import smoothed
 from rl_ros.episodes.memory import ReplayMemory
 from rl_ros.errors import UserError
 from rl_ros.networks.layers import move_towards
-from rl_ros.networks.mixed_policy import MixedPolicy
-from rl_ros.networks.policies import DeterministicPolicy, GaussianPolicy, Policy, SpreadPolicy
+from rl_ros.networks.policies import DeterministicPolicy, Policy
 
 
 @dataclass(frozen=True)
@@ -74,15 +73,7 @@ class ActorCritic(Algorithm):
     @torch.no_grad()
     def explore(self, observation: Mapping[str, Tensor], desired_goal: Tensor) -> Tensor:
         """See `Algorithm.explore`; an action drawn from the policy where it is a stochastic one."""
-        policy = self.trained_policy
-        if not isinstance(policy, SpreadPolicy | GaussianPolicy | MixedPolicy):
-            return super().explore(observation, desired_goal)
-        state = policy.encoder(observation, desired_goal)
-        if isinstance(policy, MixedPolicy):
-            return policy.layout.unscale(policy.mixed(state).draw(1, self._generator)[0][0])
-        if isinstance(policy, SpreadPolicy):
-            return policy.layout.unscale(policy.several(state, 1, self._generator)[0])
-        return policy.layout.unscale(policy.sample(state, self._generator)[0])
+        return self.trained_policy.drawn(observation, desired_goal, self._generator)
 
     def after_update(self) -> None:
         """Move the target critics: θ' ← τ θ + (1 − τ) θ'."""

@@ -131,3 +131,8 @@ class MixedPolicy(Policy):
     def forward(self, observation: Mapping[str, Tensor], desired_goal: Tensor) -> Tensor:
         """See `Policy.forward`."""
         return self.layout.unscale(self.mixed(self.encoder(observation, desired_goal)).most_likely())
+
+    def drawn(self, observation: Mapping[str, Tensor], desired_goal: Tensor, generator: torch.Generator) -> Tensor:
+        """See `Policy.drawn`."""
+        actions, _ = self.mixed(self.encoder(observation, desired_goal)).draw(1, generator)
+        return self.layout.unscale(actions[0])

@@ -123,6 +123,10 @@ class Policy(nn.Module):
         """
         return self.layout.most_likely(self.distribution(self.encoder(observation, desired_goal)))
 
+    def drawn(self, observation: Mapping[str, Tensor], desired_goal: Tensor, generator: torch.Generator) -> Tensor:
+        """An action to collect experience with, as `forward` gives it; a draw where the policy is a stochastic one."""
+        return self(observation, desired_goal)
+
 
 class SpreadPolicy(Policy):
     """A policy that also learns how widely its actions spread about their mean, the same for every observation.
@@ -161,6 +165,10 @@ class SpreadPolicy(Policy):
         uniform = torch.rand(count, *distribution.logits.shape, generator=generator)
         discrete = 2.0 * (uniform < torch.sigmoid(distribution.logits)).float() - 1.0
         return torch.cat([continuous, discrete], dim=2)[:, :, self.layout.order()]
+
+    def drawn(self, observation: Mapping[str, Tensor], desired_goal: Tensor, generator: torch.Generator) -> Tensor:
+        """See `Policy.drawn`."""
+        return self.layout.unscale(self.several(self.encoder(observation, desired_goal), 1, generator)[0])
 
 
 class DeterministicPolicy(Policy):
@@ -216,6 +224,10 @@ class GaussianPolicy(Policy):
         """See `Policy.forward`."""
         mean, _ = self.gaussian(self.encoder(observation, desired_goal))
         return self.layout.unscale(torch.tanh(mean))
+
+    def drawn(self, observation: Mapping[str, Tensor], desired_goal: Tensor, generator: torch.Generator) -> Tensor:
+        """See `Policy.drawn`."""
+        return self.layout.unscale(self.sample(self.encoder(observation, desired_goal), generator)[0])
 
 
 LOG_STD = (-5.0, 2.0)
