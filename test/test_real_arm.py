@@ -151,6 +151,24 @@ def test_the_way_home_is_slow_smooth_and_arrives() -> None:
     assert np.abs(np.diff(speeds)).max() < 0.15
 
 
+@pytest.mark.parametrize("jump", [0.15, 0.6, -5.0])
+def test_the_way_home_never_leaps_whatever_the_stamps_do(jump: float) -> None:
+    """Joint states that were silent for a while, or a clock that was set back."""
+    arm = Arm()
+    way, measured, stamp, speeds = homing(arm), arm.home + 0.5, 20 * SECOND, []
+    for tick in range(400):
+        if way.arrived(measured):
+            break
+        target = way.step(stamp, measured)
+        assert target is None or isinstance(target, np.ndarray)
+        if target is not None:
+            speeds.append(float(np.abs(target - measured).max()) / 0.1)
+            measured = target
+        stamp += SECOND // 50 + (round(jump * SECOND) if tick == 60 else 0)
+    assert way.arrived(measured)
+    assert max(speeds) < 0.5 * 1.01
+
+
 def test_an_arm_that_does_not_follow_or_would_hit_the_table_is_not_brought_home() -> None:
     arm = Arm()
     stuck, reason = homing(arm), None

@@ -557,9 +557,16 @@ def burst(post: Post) -> bool:
     return moves(post, post.gripper(stamp=stamps[-1]))
 
 
+def in_another_frame(post: Post) -> bool:
+    """Along the axes of the hand, not of the base."""
+    cdr = messages.twist_cdr(post.stamp, "panda_hand_tcp", (0.0, 0.1, 0.0))
+    return moves(post, post.sentry.on_message(VELOCITY, cdr, post.now) + post.gripper())
+
+
 LEAKS: dict[str, Callable[[Post], bool]] = {
     "publishers": second_publisher,
     "joint_states": blind,
+    "frame": in_another_frame,
     "future": from_the_future,
     "sequence": replayed,
     "burst": burst,
@@ -575,6 +582,15 @@ def test_each_check_keeps_something_away_that_comes_through_without_it(arm: Arm,
 
     assert not leaks(())
     assert leaks((name,))
+
+
+def test_an_arm_that_is_first_heard_of_after_a_stop_is_told_to_hold(arm: Arm) -> None:
+    post = Post(arm)
+    assert post.sentry.stop(Code.HEARTBEAT_LOST, "nobody is there") == []
+    post.joints()
+    assert post.codes() == [Code.HEARTBEAT_LOST]
+    post.joints(post.stamp + TICK)
+    assert post.codes() == [Code.HEARTBEAT_LOST]
 
 
 def test_checks_are_turned_off_by_name() -> None:

@@ -58,6 +58,10 @@ def stamp_of(cdr: bytes) -> int:
     return int(seconds) * 1_000_000_000 + int(nanoseconds)
 
 
+IN_SPACE = ("geometry_msgs/msg/PoseStamped", "geometry_msgs/msg/TwistStamped")
+"""Types whose numbers mean nothing without the frame that they are in."""
+
+
 def frame_of(cdr: bytes) -> str:
     """The header's `frame_id` of any message that begins with a Header.
 

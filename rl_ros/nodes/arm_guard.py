@@ -11,7 +11,7 @@ from rl_ros.episodes.timings import Timings
 from rl_ros.nodes.base import REPORT_SECONDS, Node, steady
 from rl_ros.robots.arm import Arm
 from rl_ros.robots.homing import Homing
-from rl_ros.robots.sentry import Answer, Sentry, Watch, parse_disabled
+from rl_ros.robots.sentry import STOPPED, Answer, Sentry, Watch, parse_disabled
 from rl_ros.robots.verdict import Code, Command, Limits
 
 ARM, HAND = "arm_controller/joint_trajectory", "gripper_controller/joint_trajectory"
@@ -22,6 +22,8 @@ NOW = 0
 arrives, and such a trajectory is rejected; so would be a hold, when joint states have stopped."""
 SHOW = 1.0
 """s between two lines on the console of what a real arm would be told, in a dry run."""
+OPENING = 1.0
+"""s that the hand of an arm that has come home is given to open."""
 LOOK, COUNT = 0.2, 0.5
 """Control periods between two looks at what does not arrive, and between two counts of publishers."""
 OFTEN = 0.02
@@ -57,6 +59,8 @@ class ArmGuard(Node):
         self.homing = Homing(self.arm, limits, self.contract.period, settings["home_speed"])
         self.resetting: int | None = None
         """Number of the episode for which the arm is on its way home."""
+        self.opened: int | None = None
+        """Stamp of the joint state at which the hand was last told to be as episodes begin, ns; None before that."""
         if disabled:
             self.get_logger().warning(f"turned off by disabled_checks: {', '.join(disabled)}")
         if not settings["heartbeat"]:
@@ -114,8 +118,9 @@ class ArmGuard(Node):
         if self.sentry.stopped or self.sentry.intruders:
             self.homing.restart()
         elif self.dry or self.homing.arrived(measured):
-            self.send("episode/reset_done", messages.joint_state_cdr(stamp, ["episode"], [self.resetting]))
-            self.resetting = None
+            if self.dry or self.hand_is_ready(stamp):
+                self.send("episode/reset_done", messages.joint_state_cdr(stamp, ["episode"], [self.resetting]))
+                self.resetting = None
         else:
             step = self.homing.step(stamp, measured)
             if isinstance(step, tuple):
@@ -125,8 +130,18 @@ class ArmGuard(Node):
                 self.send("diagnostics", messages.status_cdr(0, "arm_guard", reason, {}, messages.ERROR))
                 self.give([Answer(stamp, self.sentry.guard.hold(measured, self.sentry.gripper, code, reason))])
             elif step is not None:
-                opening = 1.0 if "gripper" in self.contract.action else 0.0
-                self.give([Answer(stamp, Command(step, opening, ()))])
+                self.give([Answer(stamp, Command(step, self.sentry.gripper, ()))])
+
+    def hand_is_ready(self, stamp: int) -> bool:
+        """Whether the hand of an arm that is home has had time to be as episodes begin; tells it to.
+
+        Only here, where a person can take what it holds. From then on a hold leaves it as it was told to be.
+        """
+        opening = 1.0 if "gripper" in self.contract.action else 0.0
+        if self.opened is None or stamp < self.opened or self.sentry.gripper != opening:
+            self.opened, self.sentry.gripper = stamp, opening
+            self.give([Answer(stamp, Command(self.arm.home, opening, ()))])
+        return stamp - self.opened >= OPENING * 1e9
 
     def on_count(self) -> None:
         """Who else publishes."""
@@ -170,6 +185,8 @@ class ArmGuard(Node):
     def on_rearm(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         """Take actions again after a stop."""
         response.success, response.message = self.sentry.rearm(steady())
+        if response.success and self.sentry.measured is not None:
+            self.tell(self.stamp_now(), Command(self.sentry.measured, self.sentry.gripper, (), response.message))
         return response
 
     def give(self, answers: list[Answer]) -> None:
@@ -224,4 +241,6 @@ class ArmGuard(Node):
         rejected = command.code.rejected and command.code is not Code.BETWEEN_EPISODES  # which is no fault
         level = messages.ERROR if rejected else messages.WARN if command.codes else messages.OK
         values = {"interventions": " ".join(code.value for code in command.codes), **self.told}
+        if self.sentry.stopped:
+            values[STOPPED] = self.sentry.stopped[1]
         self.send("arm_guard/state", messages.status_cdr(stamp, command.code.value, command.detail, values, level))

@@ -9,8 +9,10 @@ from rl_ros.robots.verdict import Code, Limits, Vector
 
 ARRIVED = 0.01
 """rad that each joint may be away from home."""
-BEHIND = 0.2
+BEHIND = 0.1
 """rad that a joint may lag behind the command."""
+GAP = 0.25
+"""s without joint states after which an arm stands still, and its way home begins anew."""
 OVERTIME = 3.0
 """s after the end of the motion for the arm to arrive."""
 PEAK = 1.875
@@ -39,7 +41,10 @@ class Homing:
     def restart(self) -> None:
         """The next position that is measured is where the way begins."""
         self.start: Vector | None = None
-        self.began = self.due = 0
+        self.told = 0
+        """Stamp that the last command answered, ns."""
+        self.walked = 0.0
+        """s of the way that were commanded; a period at a time, however much later the next measurement comes."""
 
     def step(self, stamp: int, measured: Vector) -> Vector | Rejection | None:
         """The command after a measurement.
@@ -52,26 +57,27 @@ class Homing:
             Joint positions (N,) rad to be at one period later; why the arm cannot come home; or None where no command
             is due yet.
         """
-        if self.start is None:
-            self.start, self.began, self.due = measured.copy(), stamp, stamp
-        if stamp < self.due:
+        since = (stamp - self.told) * 1e-9
+        if self.start is None or not 0.0 <= since <= max(GAP, 2.0 * self.period):  # or a clock that was set back
+            self.start, self.walked = measured.copy(), 0.0
+        elif stamp < self.told + round(self.period * 1e9):
             return None
-        self.due = stamp + round(self.period * 1e9)
-        elapsed = (stamp - self.began) * 1e-9
-        if elapsed > self.duration + OVERTIME:
+        self.told = stamp
+        if self.walked > self.duration + OVERTIME:
             away = np.abs(self.arm.home - measured)
             joint = self.arm.joint_names[int(np.argmax(away))]
             return Code.OUT_OF_REACH, f"{joint} is still {np.max(away):.3f} rad from home"
-        lag = np.abs(self._at(elapsed) - measured)
+        lag = np.abs(self._at(self.walked) - measured)
         if np.max(lag) > BEHIND:
             joint = self.arm.joint_names[int(np.argmax(lag))]
             return Code.JOINT_STATE_INVALID, f"{joint} does not follow: {np.max(lag):.3f} rad behind on the way home"
-        target = self._at(elapsed + self.period)
+        target = self._at(self.walked + self.period)
         for code, clearance in self.clearances.items():
             if not clearance.kept(target):
                 near, what = clearance.nearest(target)
                 if near <= clearance.nearest(measured)[0]:
                     return code, f"on the way home {what} would be {near:.4f} m apart; move the arm by hand"
+        self.walked += self.period
         return target
 
     def arrived(self, measured: Vector) -> bool:
@@ -84,9 +90,9 @@ class Homing:
         assert self.start is not None
         return float(np.max(np.abs(self.arm.home - self.start))) * PEAK / self.speed
 
-    def _at(self, elapsed: float) -> Vector:
+    def _at(self, walked: float) -> Vector:
         assert self.start is not None
-        share = min(elapsed / self.duration, 1.0) if self.duration else 1.0
+        share = min(walked / self.duration, 1.0) if self.duration else 1.0
         along = share**3 * (10.0 - 15.0 * share + 6.0 * share**2)
         position: Vector = self.start + along * (self.arm.home - self.start)
         return position

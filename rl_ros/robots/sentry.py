@@ -22,6 +22,8 @@ from rl_ros.robots.guard import Guard
 from rl_ros.robots.verdict import Code, Command, Limits, Request, Vector
 
 JOINT_STATES = "/joint_states"
+STOPPED = "stopped"
+"""Why the guard takes no actions until it is armed again, among the values of its state."""
 NEEDED = ("finite", "size")
 """Checks that cannot be turned off: all that follows computes with the numbers."""
 WATCHDOG, JOINT_STATE_AGE, FROZEN = 1.7, 1.5, 1.2
@@ -76,6 +78,8 @@ class Arrival(NamedTuple):
     topic: str
     stamp: int
     now: float
+    frame: str = ""
+    """What its numbers are along the axes of; empty where it says nothing, or has none."""
 
 
 class Check(NamedTuple):
@@ -122,6 +126,7 @@ class Sentry:
         self.actions = Assembler(keys, "linear_velocity")
         self.actor = contract.actor_key
         self.action_topics = {channel.topic for channel in contract.action.values()}
+        self.in_space = {channel.topic for channel in contract.action.values() if channel.type in messages.IN_SPACE}
         self.measured: Vector | None = None
         """Joint positions (N,) rad; None until the first are heard."""
         self.measured_stamp = 0
@@ -166,11 +171,11 @@ class Sentry:
     def on_message(self, topic: str, cdr: bytes, now: float) -> list[Answer]:
         """An action, or a goal, arrived."""
         try:
-            stamp = messages.stamp_of(cdr)
+            stamp, frame = messages.stamp_of(cdr), messages.frame_of(cdr) if topic in self.in_space else ""
         except messages.MessageError as error:
             return self._refuse(self.measured_stamp, Code.MALFORMED, str(error), now)
         if topic in self.action_topics and self.measured is not None:
-            arrival = Arrival(topic, stamp, now)
+            arrival = Arrival(topic, stamp, now, frame)
             for check in self.checks:
                 if rejection := check.judge(self, arrival):
                     return self._refuse(stamp, *rejection, now)
@@ -199,7 +204,9 @@ class Sentry:
                 self.jumped = (Code.CLOCK_JUMP, f"joint states {how}; the episode cannot go on") if moved else None
         if rejection := self.encoders.judge(stamp, measured):
             return answers + self._refuse(self.measured_stamp, *rejection, now)
-        self.measured, self.measured_stamp, self.measured_at = measured, stamp, now
+        first, self.measured, self.measured_stamp, self.measured_at = self.measured is None, measured, stamp, now
+        if first and self.stopped:  # before anybody knew where the arm is
+            answers += self._hold(*self.stopped)
         return answers + self._judge_all(JOINT_STATES, cdr, now)
 
     def on_actor(self, cdr: bytes, now: float) -> list[Answer]:
@@ -338,6 +345,12 @@ def _joint_states(sentry: Sentry, arrival: Arrival) -> motion.Rejection | None:
     return Code.JOINT_STATES_STALE, f"no joint states for {sentry.watch.joint_state_age:g} s"
 
 
+def _frame(sentry: Sentry, arrival: Arrival) -> motion.Rejection | None:
+    if arrival.frame in ("", sentry.contract.frame):
+        return None
+    return Code.WRONG_FRAME, f"{arrival.topic} is in frame '{arrival.frame}'; it is expected in {sentry.contract.frame}"
+
+
 def _future(sentry: Sentry, arrival: Arrival) -> motion.Rejection | None:
     ahead = (arrival.stamp - sentry.measured_stamp) * 1e-9
     if ahead <= sentry.contract.period * (1 + 1e-6):
@@ -368,6 +381,7 @@ def _burst(sentry: Sentry, arrival: Arrival) -> motion.Rejection | None:
 CHECKS: tuple[Check, ...] = (
     Check("publishers", _publishers),
     Check("joint_states", _joint_states),
+    Check("frame", _frame),
     Check("future", _future),
     Check("sequence", _sequence),
     Check("burst", _burst),

@@ -30,6 +30,7 @@ class Code(Enum):
     NOT_FINITE = "not_finite"
     WRONG_SIZE = "wrong_size"
     MALFORMED = "malformed"
+    WRONG_FRAME = "wrong_frame"
     INCOMPLETE = "incomplete"
     STALE_ACTION = "stale_action"
     FUTURE_ACTION = "future_action"
