@@ -215,6 +215,17 @@ def test_a_reset_that_does_not_happen_is_told() -> None:
     assert failure(one).startswith("episode 7: waited 10 s: nothing reset the arm; is arm_sim running, or")
 
 
+def test_patience_does_not_run_out_while_a_person_has_stopped_the_arm_between_episodes() -> None:
+    one = lifecycle()
+    one.begin(0.0)
+    assert one.waited(50 * PATIENCE, stopped=True) == []
+    prepared(one)
+    assert one.waited(100 * PATIENCE, stopped=True) == []
+    assert failure(one).startswith("episode 7: waited 10 s: nothing reset the arm")
+    other = running(lifecycle())
+    assert [type(step) for step in other.waited(50 * PATIENCE, stopped=True)] == [Failed]
+
+
 @pytest.mark.parametrize(
     ("hint", "reason"),
     [

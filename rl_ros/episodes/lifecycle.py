@@ -192,14 +192,22 @@ class EpisodeLifecycle:
             return [Finished()]
         return []
 
-    def waited(self, now: float, hint: str = "") -> list[Step]:
-        """Time passes; fails if it was too long. `hint` is what is known of the reason."""
+    def waited(self, now: float, hint: str = "", stopped: bool = False) -> list[Step]:
+        """Time passes; fails if it was too long, but not for a person who has stopped the arm between two episodes.
+
+        Args:
+            now: a steady clock, s.
+            hint: what is known of the reason.
+            stopped: whether the arm is stopped until somebody arms it again.
+        """
         if (
             self.phase is Phase.RUNNING
             and self._rejected is not None
             and now - self._rejected_at >= max(self.fault_after * 1e-9, DEAD_SECONDS)
         ):
             return self._end("fault", now)  # no action comes any more to be rejected: the policy is dead
+        if stopped and self.phase in (Phase.PREPARING, Phase.RESETTING):
+            self._since = now
         if self.phase is Phase.DONE or now - self._since < self.patience:
             return []
         missing = ", ".join(sorted(self.required - self._acknowledged))

@@ -7,6 +7,7 @@ from rl_ros.episodes import messages
 from rl_ros.episodes.lifecycle import End, EpisodeLifecycle, Failed, Finished, Prepare, Reset, Start, Step
 from rl_ros.episodes.record import DISK
 from rl_ros.nodes.base import Node, steady
+from rl_ros.robots.sentry import STOPPED
 from rl_ros.tasks.task import make_task
 
 
@@ -18,6 +19,8 @@ class EpisodeManager(Node):
         self.task = make_task(self.contract.task)
         self.problems: dict[str, str] = {}
         """The last problem of each node, until it is ready or well again."""
+        self.stopped = False
+        """Whether the guard takes no actions until it is armed again."""
         settings = self.settings
         self.lifecycle = EpisodeLifecycle(
             settings["episodes"],
@@ -123,6 +126,7 @@ class EpisodeManager(Node):
     def on_guard(self, cdr: bytes) -> None:
         """The guard does something else than before."""
         state = messages.status_of(cdr)
+        self.stopped = STOPPED in state.values
         if rejects := state.level == messages.ERROR:
             self.get_logger().warning(f"arm_guard: {state.name}: {state.text}")
         self.act(self.lifecycle.guard_changed(state.stamp, rejects, steady()))
@@ -142,8 +146,11 @@ class EpisodeManager(Node):
         self.act(self.lifecycle.bag_closed(int(state.values["episode"]), steady()))
 
     def on_diagnostics(self, cdr: bytes) -> None:
-        """Remember each node's last problem: it explains why nothing happens."""
-        problem = messages.status_of(cdr)
+        """Remember each node's last problem, drivers' too: it explains why nothing happens."""
+        try:
+            problem = messages.status_of(cdr)
+        except messages.MessageError:  # somebody's who has nothing to say
+            return
         if problem.level == messages.ERROR:
             self.problems[problem.name] = problem.text
             if problem.name == "recorder" and DISK in problem.values:
@@ -155,4 +162,4 @@ class EpisodeManager(Node):
     def on_time(self) -> None:
         """Give up on what takes too long."""
         hint = "; ".join(f"{node} says: {text}" for node, text in sorted(self.problems.items()))
-        self.act(self.lifecycle.waited(steady(), hint))
+        self.act(self.lifecycle.waited(steady(), hint, self.stopped))

@@ -51,7 +51,10 @@ class Goal(Node):
 
     def on_diagnostics(self, cdr: bytes) -> None:
         """What goal_encoder says of the picture."""
-        status = messages.status_of(cdr)
+        try:
+            status = messages.status_of(cdr)
+        except messages.MessageError:  # somebody's who has nothing to say
+            return
         if status.name == "goal_encoder" and status.values.get("stamp") == str(self.stamp) and self.exit_code is None:
             print(status.text, flush=True)
             self.exit_code = 2 if status.level == messages.ERROR else 0
