@@ -9,6 +9,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache
+from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
 from rl_ros import schema
@@ -68,6 +69,8 @@ class ParameterSpec:
     default: Any = None
     minimum: float | None = None
     maximum: float | None = None
+    settable: bool = False
+    """Whether the node takes another value while it runs."""
 
     def read(self, value: Any, where: str) -> Value:
         """The value in the parameter's own type; text is read as YAML would.
@@ -394,6 +397,11 @@ def parse_arguments(texts: list[str], example: str = "robot:=pybullet") -> dict[
     return arguments
 
 
+def next_episode(bags: Path) -> int:
+    """The number of an episode to come after those that were recorded into a directory, which need not exist."""
+    return max((int(path.name.split("_")[1].split(".")[0]) for path in bags.glob("episode_[0-9]*")), default=-1) + 1
+
+
 def resolve(graph: Graph, given: Mapping[str, str]) -> ResolvedGraph:
     """Fill in arguments, drop what does not run, check every parameter, group nodes by process.
 
@@ -401,6 +409,10 @@ def resolve(graph: Graph, given: Mapping[str, str]) -> ResolvedGraph:
         UserError: an unknown argument, value, node or parameter.
     """
     values = _values(graph, given)
+    if values.get("first_episode") == "":
+        values["first_episode"] = str(next_episode(Path(values["bags"])) if values.get("bags") else 0)
+    if values.get("seed") == "":
+        values["seed"] = values["first_episode"]
     specs = node_specs()
     robot = Robot.load(values["arm"]) if "arm" in values else None
     drivers = robot.topics.get(cast(Place, values.get("robot", "")), {}) if robot else {}

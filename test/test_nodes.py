@@ -25,11 +25,14 @@ from rl_ros.errors import UserError
 from rl_ros.nodes import spin as spin_module
 from rl_ros.nodes.arm_guard import ArmGuard
 from rl_ros.nodes.base import Polled, message_class
+from rl_ros.nodes.episode_manager import EpisodeManager
 from rl_ros.nodes.goal_encoder import GoalEncoder
 from rl_ros.nodes.policy import Policy
 from rl_ros.nodes.recorder import EVENTS, Recorder
 from rl_ros.nodes.reward import Reward
+from rl_ros.nodes.tool_state import ToolState
 from rl_ros.robots.arm import Arm
+from rl_ros.robots.verdict import Code
 from rl_ros.training.acting import ExploringActor
 
 SECOND = 1_000_000_000
@@ -144,6 +147,57 @@ def test_an_emergency_stop_holds_until_it_is_rearmed(guard: GuardBench) -> None:
     assert np.abs(guard.answered(guard.act([0.1, 0.0, 0.0])) - guard.arm.home).max() > 1e-3
 
 
+def test_a_stop_is_in_the_state_until_it_is_over(guard: GuardBench) -> None:
+    """So that nobody loses patience with an arm that a person has stopped."""
+    stop = guard.bench.sender("emergency_stop", "std_msgs/msg/Bool")
+    stop(messages.encode("std_msgs/msg/Bool", messages.message("std_msgs/msg/Bool", data=True)))
+    assert guard.bench.until(lambda: guard.codes()[-1:] == ["emergency_stop"])
+    assert "call arm_guard/rearm" in messages.status_of(guard.states[-1]).values["stopped"]
+    guard.rearm()
+    assert guard.bench.until(lambda: guard.codes()[-1:] == ["ok"])
+    assert "stopped" not in messages.status_of(guard.states[-1]).values
+
+
+def test_what_a_running_guard_would_not_heed_cannot_be_set(guard: GuardBench) -> None:
+    [result] = guard.node.set_parameters([Parameter("speed", value=0.05)])
+    assert not result.successful
+    assert "read-only" in result.reason
+    assert guard.node.get_parameter("speed").value == guard.node.settings["speed"]
+
+
+def test_a_hand_opens_at_home_and_a_stop_leaves_it_open(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    with_parameters(monkeypatch, **PATIENT, brings_home=True, controllers=True)
+    guard = GuardBench(bench)
+    hand = bench.listen("gripper_controller/joint_trajectory", "trajectory_msgs/msg/JointTrajectory")
+    done = bench.listen("episode/reset_done", "sensor_msgs/msg/JointState")
+    reset = bench.sender("episode/reset", "sensor_msgs/msg/JointState")
+
+    def told() -> list[float]:
+        return [messages.decode("trajectory_msgs/msg/JointTrajectory", cdr).points[0].positions[0] for cdr in hand]
+
+    def measured(away: float) -> None:
+        guard.stamp += SECOND // 10
+        guard.joints(messages.joint_state_cdr(guard.stamp, guard.arm.joint_names, guard.arm.home + away))
+
+    assert bench.until(lambda: guard.answered(guard.act([0.0, 0.0, 0.0], gripper=0.0)) is not None and told())
+    assert bench.until(lambda: told()[-1] == 0.0)  # the episode ends with something in the hand
+    reset(messages.joint_state_cdr(0, ["episode", "seed"], [1, 1]))
+    assert bench.until(lambda: guard.node.resetting == 1)
+    hand.clear()
+    measured(0.05)
+    assert bench.until(lambda: told() == [0.0])  # on the way it keeps it
+    measured(0.0)
+    assert bench.until(lambda: told() == [0.0, 0.04])
+    assert not done  # it is given time to open
+    guard.node.give(guard.node.sentry.stop(Code.EMERGENCY_STOP, "a person says so"))
+    assert bench.until(lambda: told() == [0.0, 0.04, 0.04])
+    guard.rearm()
+    for _ in range(10):
+        measured(0.0)
+    assert bench.until(lambda: done)
+    assert messages.decode("sensor_msgs/msg/JointState", done[0]).position[0] == 1
+
+
 def test_a_guard_that_fails_itself_holds_the_arm_says_so_and_ends(guard: GuardBench) -> None:
     guard.node.sentry.on_message = lambda *arguments: 1 / 0  # type: ignore[assignment]
     guard.act([0.1, 0.0, 0.0])
@@ -224,6 +278,35 @@ def test_a_goal_becomes_the_desired_goal_with_its_stamp(bench: Bench, monkeypatc
     goal = messages.value(Contract.load("lift").goal.desired_goal, heard[0])
     np.testing.assert_allclose(goal, [0.1], atol=1e-6)
     assert messages.stamp_of(heard[0]) == 7 * SECOND
+
+
+def test_others_who_have_nothing_to_say_do_not_end_an_episode(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`/diagnostics` is every driver's topic, and one without a status is a legal message there."""
+    with_parameters(monkeypatch, contract="lift")
+    node = bench.add(EpisodeManager)
+    assert isinstance(node, EpisodeManager)
+    say = bench.sender("diagnostics", STATUS)
+    say(messages.encode(STATUS, messages.message(STATUS, header=messages.header(5), status=[])))
+    say(messages.status_cdr(6, "camera_driver", "no camera", {}, messages.ERROR))
+    assert bench.until(lambda: node.problems == {"camera_driver": "no camera"})
+    assert not node.failed
+
+
+@pytest.mark.parametrize("velocities", [(), (float("nan"),) * 7])
+def test_a_driver_that_tells_no_velocities_still_tells_where_the_tool_is(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], velocities: tuple[float, ...]
+) -> None:
+    with_parameters(monkeypatch, contract="lift")
+    bench.add(ToolState)
+    poses = bench.listen("tool/pose", "geometry_msgs/msg/PoseStamped")
+    twists = bench.listen("tool/twist", "geometry_msgs/msg/TwistStamped")
+    joints, arm = bench.sender("joint_states", "sensor_msgs/msg/JointState"), Arm()
+    assert bench.until(lambda: bench.peer.count_publishers("tool/pose") == 1)
+    for tick in range(1, 4):
+        joints(messages.joint_state_cdr(tick * SECOND, arm.joint_names, arm.home, velocities))
+    assert bench.until(lambda: poses)
+    assert not twists
+    assert capfd.readouterr().err.count("so there is no /tool/twist") == 1
 
 
 def test_an_episode_is_as_long_as_it_should_be_though_its_first_observations_are_lost(

@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import Any, NamedTuple, TypeVar
 
 import rclpy.node
+from rcl_interfaces.msg import ParameterDescriptor
 from rclpy.clock import Clock
 from rclpy.clock_type import ClockType
 from rclpy.duration import Duration
@@ -270,7 +271,9 @@ class Node(rclpy.node.Node):
                 "double": Parameter.Type.DOUBLE,
                 "double_array": Parameter.Type.DOUBLE_ARRAY,
             }[spec.type]
-            self.declare_parameter(key, spec.default if spec.default is not None else kind)
+            # What would change nothing is refused: whoever lowers the speed of an arm must not be told that it is done.
+            descriptor = ParameterDescriptor(description=spec.description, read_only=not spec.settable)
+            self.declare_parameter(key, spec.default if spec.default is not None else kind, descriptor)
         try:
             value = self.get_parameter(key).value
         except ParameterUninitializedException as error:

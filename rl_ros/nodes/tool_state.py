@@ -31,24 +31,41 @@ class ToolState(Node):
         self.cadence = {topic: Cadence(round(1e9 / self.settings["rate"])) for topic in (POSE, TWIST)}
         if reference in self.cadence:  # each of its messages is a tick
             self.cadence[reference] = Cadence(self.contract.period_ns)
-        self.warned = False
+        self.said: set[str] = set()
+        """Warnings that were given."""
         self.listen("joint_states", self.on_joints)
 
     def on_joints(self, cdr: bytes) -> None:
         """Where the joints are; messages without every joint of the arm, such as a gripper's, are none."""
         try:
-            stamp = messages.stamp_of(cdr)
-            positions, velocities = messages.value(self.positions, cdr), messages.value(self.velocities, cdr)
+            stamp, positions = messages.stamp_of(cdr), messages.value(self.positions, cdr)
         except messages.MessageError as error:
-            if not self.warned:
-                self.get_logger().warning(f"joint states that tell nothing of the arm: {error}")
-            self.warned = True
+            self.warn_once(f"joint states that tell nothing of the arm: {error}")
             return
-        if not (np.isfinite(positions).all() and np.isfinite(velocities).all()):
+        if not np.isfinite(positions).all():
             return  # the guard says so
         if self.cadence[POSE].picks(stamp):
             position, rotation = self.arm.forward(positions)
             self.send(POSE, messages.pose_cdr(stamp, self.contract.frame, position, quaternion(rotation)))
-        if self.cadence[TWIST].picks(stamp):
+        velocities = self.velocities_of(cdr)
+        if velocities is not None and self.cadence[TWIST].picks(stamp):
             twist = self.arm.jacobian(positions) @ velocities
             self.send(TWIST, messages.twist_cdr(stamp, self.contract.frame, twist[:3], twist[3:]))
+
+    def velocities_of(self, cdr: bytes) -> np.ndarray | None:
+        """Of the joints, (N,) rad/s; None where the driver tells none, as some leave them out or NaN."""
+        try:
+            velocities = messages.value(self.velocities, cdr)
+        except messages.MessageError as error:
+            self.warn_once(f"joint states without velocities, so there is no /{TWIST}: {error}")
+            return None
+        if not np.isfinite(velocities).all():
+            self.warn_once(f"joint states have velocities that are not finite, so there is no /{TWIST}")
+            return None
+        return velocities
+
+    def warn_once(self, text: str) -> None:
+        """On the console."""
+        if text not in self.said:
+            self.get_logger().warning(text)
+        self.said.add(text)
