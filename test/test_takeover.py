@@ -130,6 +130,44 @@ def test_a_spacenav_takes_over_while_it_is_deflected() -> None:
     assert actor(table.tick(300, 0.5)) == "policy"
 
 
+def test_a_joystick_that_lies_idle_does_not_end_what_the_spacenav_does() -> None:
+    table = Table()
+    table.person.on_twist(twist(0.5), 0.1)
+    table.person.on_joy(joy(held=False), 0.15)
+    assert actor(table.tick(200, 0.2)) == "human"
+    table.person.on_joy(joy(forward=1.0), 0.25)
+    table.person.on_twist(twist(0.0), 0.3)  # at rest, and nor does that stop what the joystick does
+    [cdr] = [cdr for topic, cdr in table.tick(300, 0.3) if topic == "/policy/action"]
+    assert messages.decode(KIND["/policy/action"], cdr).twist.linear.x == pytest.approx(DEVICES.speed)
+
+
+def test_a_person_takes_over_a_hand_that_was_told_nonsense() -> None:
+    contract, person = Contract.load("lift"), Person(DEVICES)
+    takeover = Takeover(contract, person)
+    for topic, cdr in messages.action_cdrs(contract, 100, np.array([0.0, 0.0, 0.0, np.nan])).items():
+        takeover.on_proposal(topic, cdr, 0.0)
+    person.on_twist(twist(0.5), 0.1)
+    [cdr] = [cdr for topic, cdr in takeover.on_tick(200, 0.1) if topic == "/policy/gripper"]
+    assert messages.value(contract.action["gripper"], cdr) == [1.0]
+
+
+def test_a_person_moves_a_hand_that_can_turn_and_it_does_not_turn() -> None:
+    contract, person = Contract.load("grasp"), Person(DEVICES)
+    person.on_joy(joy(forward=1.0), 0.0)
+    sent = Takeover(contract, person).on_tick(100, 0.0)
+    [cdr] = [cdr for topic, cdr in sent if topic == "/policy/action"]
+    twisted = messages.decode(KIND["/policy/action"], cdr).twist
+    assert twisted.linear.x == pytest.approx(DEVICES.speed)
+    assert twisted.angular.z == 0.0
+
+
+def test_an_action_that_no_device_gives_is_told_at_the_start() -> None:
+    contract = Contract.load("lift")
+    stranger = dataclasses.replace(contract, action={**contract.action, "suction": contract.action["gripper"]})
+    with pytest.raises(UserError, match="a person cannot give the action 'suction' of contract lift"):
+        Takeover(stranger, Person(DEVICES))
+
+
 @pytest.mark.parametrize("axes", ["1 0", "1 0 x", "-1 0 4"])
 def test_axes_that_are_none_are_named(axes: str) -> None:
     settings = {**vars(DEVICES), "axes": axes}

@@ -65,8 +65,8 @@ class Person:
         self.devices = devices
         self.velocity = np.zeros(3)
         """m/s."""
-        self.until = -math.inf
-        """Steady clock, s, until which the person has taken over."""
+        self.until = {"joystick": -math.inf, "spacenav": -math.inf}
+        """Steady clock, s, until which the person has taken over, by device: an idle one does not end the other's."""
         self.begins = False
         """Whether the begin button was pressed, until someone asks."""
         self.toggled = False
@@ -85,30 +85,31 @@ class Person:
 
         self.begins |= at(pressed, self.devices.begin_button)
         if not at(buttons, self.devices.takeover_button):
-            self.until = -math.inf
+            self.until["joystick"] = -math.inf
             return
         self.toggled |= at(pressed, self.devices.gripper_button)
-        self._take(np.array([axes[index] if index < len(axes) else math.nan for index in self.devices.axes]), now)
+        deflection = [axes[index] if index < len(axes) else math.nan for index in self.devices.axes]
+        self._take("joystick", np.array(deflection), now)
 
     def on_twist(self, cdr: bytes, now: float) -> None:
         """A spacenav: the person acts while it is deflected, and a little longer."""
         linear = messages.decode("geometry_msgs/msg/Twist", cdr).linear
         deflection = np.array([linear.x, linear.y, linear.z], np.float64)
         if np.isfinite(deflection).all() and np.max(np.abs(deflection)) > self.devices.dead_zone:
-            self._take(deflection, now)
-        elif now <= self.until:
+            self._take("spacenav", deflection, now)
+        elif self.until["joystick"] < now <= self.until["spacenav"]:
             self.velocity = np.zeros(3)
 
     def acts(self, now: float) -> bool:
         """Whether the person has taken over."""
-        return now <= self.until
+        return now <= max(self.until.values())
 
-    def _take(self, deflection: np.ndarray, now: float) -> None:
+    def _take(self, device: str, deflection: np.ndarray, now: float) -> None:
         if not np.isfinite(deflection).all():  # a device that is broken, or has no such axis, moves nothing
             deflection = np.zeros(3)
         beyond = np.where(np.abs(deflection) > self.devices.dead_zone, deflection, 0.0)
         self.velocity = self.devices.speed * np.clip(beyond, -1.0, 1.0)
-        self.until = now + self.devices.release
+        self.until[device] = now + self.devices.release
 
 
 class Sent(NamedTuple):
@@ -123,10 +124,22 @@ class Takeover:
 
     Args:
         contract: what an action is made of.
-        person: who may take over.
+        person: who may take over. Their devices move the tool and the gripper; meanwhile the tool does not turn, and
+            no episode is ended by an action.
+
+    Raises:
+        UserError: the contract has an action that no device gives.
     """
 
+    LEFT = ("yaw_velocity", "terminate")
+    """Entries of an action that no device gives, and that are 0 while a person acts."""
+
     def __init__(self, contract: Contract, person: Person) -> None:
+        unknown = [name for name in contract.action if name not in ("linear_velocity", "gripper", *self.LEFT)]
+        if unknown:
+            raise UserError(
+                f"a person cannot give the action '{unknown[0]}' of contract {contract.name}; leave out operator:=true."
+            )
         self.contract, self.person = contract, person
         self.gripper = 1.0
         """What the gripper was last told, 0 closed to 1 open."""
@@ -148,9 +161,7 @@ class Takeover:
             self.gripper = float(self.gripper < 0.5)
             self.person.toggled = False
         values = {"linear_velocity": self.person.velocity, "gripper": np.array([self.gripper])}
-        unknown = [name for name in self.contract.action if name not in values]
-        if unknown:
-            raise UserError(f"a person cannot give the action '{unknown[0]}' of contract {self.contract.name}.")
+        values |= {name: np.zeros(1) for name in self.LEFT}
         action = np.concatenate([values[name] for name in self.contract.action]).astype(np.float32)
         bounded = np.clip(action, self.contract.action_low, self.contract.action_high)
         answer = messages.action_cdrs(self.contract, stamp, bounded)
@@ -175,7 +186,8 @@ class Takeover:
         key = self.contract.action.get("gripper")
         if key is not None and key.topic == topic:
             with contextlib.suppress(messages.MessageError):  # the guard says so
-                self.gripper = float(messages.value(key, cdr)[0])
+                told = float(messages.value(key, cdr)[0])
+                self.gripper = told if math.isfinite(told) else self.gripper
         return [Sent(topic, cdr)]
 
     def _decide(self, stamp: int, now: float) -> bool:
