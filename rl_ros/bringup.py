@@ -201,7 +201,7 @@ def _lock_domain(namespace: str) -> IO[str]:
     domain = os.environ.get("ROS_DOMAIN_ID", "0")
     name = "_".join([domain, *namespace.split("/")]) if namespace else domain
     path = Path(tempfile.gettempdir()) / f"rl_ros_domain_{name}.lock"
-    lock = path.open("a+")
+    lock = _open_for_all(path)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
@@ -213,6 +213,15 @@ def _lock_domain(namespace: str) -> IO[str]:
     return lock
 
 
+def _open_for_all(path: Path) -> IO[str]:
+    """A file that every user of the machine can lock; none can create one in /tmp that is another's already."""
+    with contextlib.suppress(FileExistsError):
+        made = os.open(path, os.O_CREAT | os.O_EXCL, 0o644)
+        os.fchmod(made, 0o644)  # whatever the umask
+        os.close(made)
+    return path.open()
+
+
 def clean_shared_memory(directory: Path = Path("/dev/shm")) -> None:
     """Remove the shared memory of Fast DDS processes that are gone: segments of 64 MiB, and the ports they heard by.
 
@@ -220,7 +229,7 @@ def clean_shared_memory(directory: Path = Path("/dev/shm")) -> None:
     uses any more, which stay after one that used them was killed.
     """
     for lock in (lock for name in SEGMENTS for lock in directory.glob(f"{name}_*_el")):
-        with contextlib.suppress(FileNotFoundError, BlockingIOError), lock.open() as stream:
+        with contextlib.suppress(FileNotFoundError, BlockingIOError, PermissionError), lock.open() as stream:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
             segment = lock.name.removesuffix("_el")
             for name in (segment, f"sem.{segment}_mutex", lock.name):

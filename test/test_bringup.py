@@ -2,11 +2,14 @@
 
 import fcntl
 import mmap
+import os
+import stat
+import tempfile
 from pathlib import Path
 
 import pytest
 
-from rl_ros.bringup import clean_shared_memory
+from rl_ros.bringup import clean_shared_memory, domain_is_taken
 
 
 def segment(directory: Path, name: str, lock: str = "") -> Path:
@@ -14,6 +17,23 @@ def segment(directory: Path, name: str, lock: str = "") -> Path:
     for each in (name, f"sem.{name}_mutex", *([name + lock] if lock else [])):
         (directory / each).write_bytes(b"x" * mmap.PAGESIZE)
     return directory / name
+
+
+def test_every_user_of_a_machine_can_see_that_a_domain_is_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    before = os.umask(0o077)
+    try:
+        assert not domain_is_taken("alone")
+    finally:
+        os.umask(before)
+    [lock] = tmp_path.iterdir()
+    assert stat.S_IMODE(lock.stat().st_mode) == 0o644
+    assert not domain_is_taken("alone")  # one that has been there before
+    with lock.open() as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        assert domain_is_taken("alone")
 
 
 @pytest.mark.parametrize("fast_dds", ["fastdds", "fastrtps"])

@@ -117,6 +117,19 @@ def test_every_parameter_of_every_node_has_a_value_of_its_type() -> None:
             assert type(value) is kinds[specs[name].type], name
 
 
+def test_episodes_are_numbered_and_seeded_after_those_that_are_there(tmp_path: Path) -> None:
+    def begins(**arguments: str) -> tuple[object, object]:
+        found = parameters(grasp(bags=str(tmp_path), **arguments), "episode_manager")
+        return found["first_episode"], found["seed"]
+
+    assert begins() == (0, 0)
+    for name in ("episode_000003", "episode_000011.unfinished", "something_else"):
+        (tmp_path / name).mkdir()
+    assert begins() == (12, 12)
+    assert begins(seed="0") == (12, 0)
+    assert begins(first_episode="40") == (40, 40)
+
+
 def test_arguments_arrive_as_numbers_and_text() -> None:
     graph = grasp(episodes="12", seed="7", expert_noise="0.5", policy="policies/lift", results="results.jsonl")
     manager = parameters(graph, "episode_manager")

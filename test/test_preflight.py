@@ -92,6 +92,14 @@ def changed(topic: str, **values: Any) -> Callable[[dict], None]:
         (without(CAMERA), "sensors", f"nobody publishes {CAMERA}"),
         (changed(CAMERA, last=10.0 + 39 / 30.0), "rates", f"{CAMERA} comes at 30.0 Hz, needed are 8 to 12"),
         (changed("/joint_states", last=14.0), "rates", "/joint_states comes at 9.8 Hz, needed are at least 20"),
+        (
+            changed(
+                "/object/pose",
+                cdr=base64.b64encode(messages.pose_cdr(1, "camera_optical_frame", [0.0, 0.1, 0.9])).decode(),
+            ),
+            "frames",
+            "/object/pose is in frame 'camera_optical_frame', not in panda_link0",
+        ),
         (changed(CAMERA, ages=[3.2]), "clock", f"{CAMERA} is stamped +3.20 s away"),
         (changed(CAMERA, publishers=[endpoint("sensor_msgs/msg/CompressedImage")]), "QoS", "publishes sens"),
         (

@@ -250,6 +250,20 @@ def test_closing_in_the_middle_of_an_episode_keeps_it_as_ended_by_the_operator(
     assert bag.damage == ""
 
 
+def test_a_goal_by_another_clock_does_not_move_the_end_of_an_episode_that_is_stopped(
+    tmp_path: Path, contract: Contract
+) -> None:
+    raw = whole_episode(contract)[:-3]
+    recorder = EpisodeRecorder(tmp_path, contract)
+    recorder.begin(0, START, {})
+    receive_all(recorder, raw)
+    topic, _, cdr = goal_message(contract, 1_795_000_000_000_000_000)
+    recorder.receive(topic, 1_795_000_000_000_000_000, END, cdr)
+    [finished] = recorder.close()
+    assert finished.lost == {}
+    assert read_bag(finished.path).outcome["end"] == str(END)
+
+
 def test_what_waits_for_an_episode_is_bounded_and_the_newest_is_kept(tmp_path: Path, contract: Contract) -> None:
     raw = [("/object/pose", START + number, bytes(1000)) for number in range(100)]
     recorder = EpisodeRecorder(tmp_path, contract, waiting_bytes=10_000)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from rl_ros.commands.console import episode_bar, positive, progress, show
 from rl_ros.errors import UserError
+from rl_ros.graph import next_episode
 from rl_ros.training.live import Results, run_episodes
 
 EXPLORATION = 0.02
@@ -86,8 +87,7 @@ def collect(
     graph: str, episodes: int, bags: Path, seed: int, noise: float, policy: str = "", randomise: bool = False
 ) -> Results:
     """Record episodes, numbered and seeded after those that are there already."""
-    numbers = [int(path.name.split("_")[1].split(".")[0]) for path in bags.glob("episode_*")]
-    first = max(numbers, default=-1) + 1
+    first = next_episode(bags)
     arguments = {
         "bags": str(bags.resolve()),
         "seed": str(seed + first),

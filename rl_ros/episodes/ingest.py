@@ -340,7 +340,7 @@ def _require_limits(bag: Bag, name: str, channel: ActionChannel, values: np.ndar
     if between.any():
         raise UserError(
             f"{bag.path}: action.{name} was {values[between][0]:.4g} at one of its ticks, which is between its limits, "
-            f"but this contract has it discrete; train it with `discrete: false`, as it was recorded."
+            "but this contract has it discrete; train it with `discrete: false`, as it was recorded."
         )
 
 

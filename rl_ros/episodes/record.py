@@ -534,7 +534,9 @@ class EpisodeRecorder:
         for episode in list(self._open):
             last_tick = episode.end
             if last_tick is None:
-                episode.end = max(episode.newest.values(), default=episode.start)
+                # By what every tick has: a goal, or another node's word, may have been stamped by any clock.
+                ticks = [episode.newest[topic] for topic in self._ticking if topic in episode.newest]
+                episode.end = max(ticks, default=episode.start)
                 episode.outcome = outcome
                 # The tick that was going on is cut short, which is no loss.
                 last_tick = episode.end - self._contract.period_ns

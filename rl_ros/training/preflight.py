@@ -239,6 +239,11 @@ def check_drivers(evidence: Evidence) -> Iterator[Finding]:
             wanted = f"at least {needed[0]:g}" if math.isinf(needed[1]) else f"{needed[0]:g} to {needed[1]:g}"
             fix = f"set the rate in the driver of {publishers[0]['node']}"
             yield Finding("rates", "failure", f"{topic} comes at {rate:.1f} Hz, needed are {wanted}", fix)
+        frame = _frame(found, {endpoint.type for _, endpoint in listeners})
+        if not only_recorded and frame not in ("", contract.frame):
+            missing += 1
+            fix = "transform it before it is published: nothing here does"
+            yield Finding("frames", "failure", f"{topic} is in frame '{frame}', not in {contract.frame}", fix)
     for topic in commanded(evidence.graph):
         found = evidence.air.get(topic, {})
         if not found.get("subscribers"):
@@ -380,6 +385,13 @@ def _rate(contract: Contract, topics: set[str]) -> tuple[float, float] | None:
         return contract.control_rate * (1 - RATE_SLACK), contract.control_rate * (1 + RATE_SLACK)
     keys = [k for k in (*contract.observation.values(), *contract.auxiliary.values()) if k.topic in topics]
     return (max(1.0 / key.max_age for key in keys), math.inf) if keys else None
+
+
+def _frame(found: Mapping[str, Any], kinds: set[str]) -> str:
+    """The frame that what was heard is in; empty where it says none, or has none."""
+    if "cdr" not in found or not kinds & set(messages.IN_SPACE):
+        return ""
+    return messages.frame_of(base64.b64decode(found["cdr"]))
 
 
 def _measured(found: Mapping[str, Any]) -> float:
