@@ -21,7 +21,7 @@ FORMAT = 1
 LARGEST = 1 << 28
 """Numbers of one key: more than any sensor gives, and few enough to be held."""
 
-Alignment = Literal["latest", "exact", "held", "nearest", "window"]
+Alignment = Literal["latest", "exact", "held", "nearest", "next", "window"]
 ACTORS = ("policy", "human", "scripted")
 """Who may have chosen an action."""
 NOBODY = ""
@@ -63,8 +63,9 @@ class Key:
     `names` picks entries of a JointState by name, never by order. `alignment` says which message a
     tick takes: `latest` is the newest at or before the tick, no older than `max_age` seconds;
     `exact` is the one of the tick's own stamp; `held` is the newest at or before, however old; `nearest` is
-    the closest before or after, no further than `max_age` (of two as close the earlier); `window` is the last
-    n at or before, none older than `max_age`, as an array with the oldest first: its shape is [n, ...].
+    the closest before or after, no further than `max_age` (of two as close the earlier); `next` is the first at or
+    after the tick, no later than `max_age`; `window` is the last n at or before, none older than `max_age`, as an
+    array with the oldest first: its shape is [n, ...]. A tick waits for what comes after it, live as well.
 
     `simulated` is an auxiliary key that only a simulation knows, such as where everything is; a robot does without.
 

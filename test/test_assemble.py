@@ -361,6 +361,26 @@ def test_nearest_takes_nothing_further_than_allowed_on_either_side(shifts: tuple
     assert "key" not in tick.values
 
 
+@pytest.mark.parametrize(
+    ("shifts", "taken"), [((-10, 40, 45), 40), ((-10, 0, 1), 0), ((-50, 50), 50), ((50,), 50), ((0,), 0)]
+)
+def test_next_takes_the_first_at_or_after_the_tick_however_close_one_before_is(
+    shifts: tuple[int, ...], taken: int
+) -> None:
+    tick = offered(vector_key("/key", "next", 0.05), *shifts)
+    assert tick.valid
+    assert tick.values["key"] == [taken]
+
+
+def test_next_takes_nothing_later_than_allowed_and_nothing_of_before() -> None:
+    assert offered(vector_key("/key", "next", 0.05), -1, 51).problems == (
+        "key: 0.051 s later, at most 0.050 s allowed",
+    )
+    one = Assembler({"camera": KEYS["camera"], "key": vector_key("/key", "next")}, "camera")
+    push_all(one, [vector("/key", START - MILLISECOND, 1.0), vector("/camera", START, 1.0)])
+    assert only(one.finish()).problems == ("key: nothing on /key after this stamp",)
+
+
 def window_key(length: int, max_age: float = 0.2) -> Key:
     return dataclasses.replace(vector_key("/key", "latest", max_age), alignment="window", shape=(length, 1))
 
@@ -381,6 +401,7 @@ def every_alignment() -> dict[str, Key]:
         **KEYS,
         "near": vector_key("/joints", "nearest", 0.02),
         "near_camera": vector_key("/camera", "nearest", 0.05),
+        "next": vector_key("/joints", "next", 0.02),
         "window": dataclasses.replace(window_key(5, 0.1), topic="/joints"),
     }
 

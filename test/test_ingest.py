@@ -349,21 +349,19 @@ def test_topics_of_another_robot_are_taken_by_key(contract: Contract) -> None:
         contract.remapped({"image": "/joint_states"})
 
 
-def test_actions_stamped_when_they_were_sent_are_taken_by_the_alignment_of_the_contract(contract: Contract) -> None:
+@pytest.mark.parametrize("late", [7_000_000, 60_000_000, 99_000_000])
+def test_actions_stamped_when_they_were_sent_belong_to_the_tick_that_they_answer(contract: Contract, late: int) -> None:
     raw = [each for each in episode_messages(contract, TICKS) if not each[0].startswith("/policy")]
     for tick in range(TICKS):
-        late = START + tick * PERIOD + 7_000_000
-        raw += [
-            (topic, late, cdr) for topic, cdr in messages.action_cdrs(contract, late, np.full(4, 0.1 * tick)).items()
-        ]
+        sent, action = START + tick * PERIOD + late, np.array([0.1 * tick, 0.0, 0.0, 1.0])
+        raw += [(topic, sent, cdr) for topic, cdr in messages.action_cdrs(contract, sent, action).items()]
     raw.sort(key=lambda each: each[1])
     assert not read_episode(in_memory(contract, raw), contract).has_transition.any()
     channels = {
-        name: dataclasses.replace(channel, alignment="nearest", max_age=0.01)
-        for name, channel in contract.action.items()
+        name: dataclasses.replace(channel, alignment="next", max_age=0.1) for name, channel in contract.action.items()
     }
-    nearest = dataclasses.replace(contract, action=channels)
-    episode = read_episode(in_memory(nearest, raw), nearest)
+    answered = dataclasses.replace(contract, action=channels)
+    episode = read_episode(in_memory(answered, raw), answered)
     assert episode.has_transition.sum() == TICKS - 1
     np.testing.assert_allclose(episode.action[:-1, 0], 0.1 * np.arange(TICKS - 1), rtol=1e-6)
 

@@ -49,7 +49,7 @@ def count_reasons(problems: list[str]) -> Counter[str]:
     for problem in problems:
         found = re.fullmatch(r"(.*) \((\d+) times\)", problem)
         text, times = (found[1], int(found[2])) if found else (problem, 1)
-        text = re.sub(r"-?[0-9.]+ s (old|away), at most ([0-9.]+) s allowed", r"more than \2 s \1", text)
+        text = re.sub(r"-?[0-9.]+ s (old|away|later), at most ([0-9.]+) s allowed", r"more than \2 s \1", text)
         text = re.sub(r"not finite: .*", "not finite", text)
         reasons[re.sub(r"^ticks [0-9.]+ s apart", "ticks missing between", text)] += times
     return reasons

@@ -295,6 +295,15 @@ def _take(topic: _Topic, stamp: int, alignment: str, max_age: float, window: int
         if distance > max_age:
             return (), f"{distance:.3f} s away, at most {max_age:.3f} s allowed"
         return (entry.cdr,), None
+    if alignment == "next":
+        following = count - 1 if count and history[count - 1].stamp == stamp else count
+        if following == len(history):
+            return (), f"nothing on {topic.name} after this stamp"
+        entry = history[following]
+        late = (entry.stamp - stamp) * 1e-9
+        if late > max_age:
+            return (), f"{late:.3f} s later, at most {max_age:.3f} s allowed"
+        return (entry.cdr,), None
     if count == 0:
         return (), f"nothing on {topic.name}"
     entry = history[count - 1]
