@@ -1,11 +1,12 @@
 """Bags to training arrays: which transitions come out, and what is cut out."""
 
 import dataclasses
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import PERIOD, START, Raw, episode_messages, small_contract, tick_messages
+from helpers import PERIOD, START, Raw, episode_messages, goal_message, small_contract, tick_messages
 
 from rl_ros.contract import Contract
 from rl_ros.episodes import messages
@@ -364,6 +365,41 @@ def test_actions_stamped_when_they_were_sent_belong_to_the_tick_that_they_answer
     episode = read_episode(in_memory(answered, raw), answered)
     assert episode.has_transition.sum() == TICKS - 1
     np.testing.assert_allclose(episode.action[:-1, 0], 0.1 * np.arange(TICKS - 1), rtol=1e-6)
+
+
+def at_rate(contract: Contract, hertz: float, ticks: int) -> Bag:
+    """Somebody else's bag whose topics all come at that rate; the pictures tell their number."""
+    raw = [goal_message(contract)]
+    for tick in range(ticks):
+        stamp = START + round(tick * 1e9 / hertz)
+        raw += [(topic, stamp, stamped(cdr, stamp)) for topic, _, cdr in tick_messages(contract, tick, ticks)]
+    return in_memory(contract, raw)
+
+
+@pytest.mark.parametrize(("hertz", "closest", "furthest"), [(30.0, 3, 4), (25.0, 2, 3), (80.0, 8, 9)])
+def test_of_a_reference_faster_than_the_control_rate_ticks_are_picked_and_that_is_told(
+    contract: Contract, hertz: float, closest: int, furthest: int
+) -> None:
+    ticks = round(3 * hertz)
+    episode = read_episode(at_rate(contract, hertz, ticks), contract)
+    number = ((episode.stamps - START) * 1e-9 * hertz).round()
+    assert set(np.diff(number)) <= {closest, furthest}
+    assert np.diff(episode.stamps).mean() == pytest.approx(PERIOD, rel=0.05)
+    assert episode.has_transition.sum() == len(episode.stamps) - 1
+    np.testing.assert_array_equal(episode.observation["image"][:, 0, 0, 0], number)
+    assert episode.problems == (
+        "/camera/image_raw is faster than control_rate, so ticks were picked out of it at 10 Hz",
+    )
+
+
+@pytest.mark.parametrize(("hertz", "told"), [(7.0, "0.143 s apart.*to 7"), (12.0, ""), (13.0, "0.077 s apart.*to 13")])
+def test_ticks_off_the_control_rate_are_kept_and_told_where_they_are_far_off(
+    contract: Contract, hertz: float, told: str
+) -> None:
+    episode = read_episode(at_rate(contract, hertz, 20), contract)
+    assert (len(episode.stamps), int(episode.has_transition.sum())) == (20, 19)
+    assert bool(episode.problems) == bool(told)
+    assert re.search(told, " ".join(episode.problems))
 
 
 def stamped_zero(raw: list[Raw], topic: str) -> list[Raw]:

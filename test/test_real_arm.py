@@ -14,13 +14,13 @@ from helpers import started, wait_for
 
 from rl_ros.contract import ACTORS, Contract
 from rl_ros.episodes.bags import find_bags, read_bag
+from rl_ros.episodes.cadence import Cadence
 from rl_ros.episodes.ingest import read_episodes
 from rl_ros.episodes.messages import decode, stamp_of, status_of
 from rl_ros.errors import UserError
 from rl_ros.graph import load_graph, resolve
 from rl_ros.robot import Robot
 from rl_ros.robots.arm import Arm, quaternion
-from rl_ros.robots.cadence import Cadence
 from rl_ros.robots.guard import Guard, Request
 from rl_ros.robots.homing import Homing
 from rl_ros.robots.verdict import Code, Limits

@@ -13,6 +13,7 @@ import numpy as np
 from rl_ros.contract import ACTOR_TOPIC, ActionChannel, Contract, difference
 from rl_ros.episodes.assemble import Aligned, Assembler
 from rl_ros.episodes.bags import Bag, RawMessage, read_bag
+from rl_ros.episodes.cadence import Cadence
 from rl_ros.episodes.memory import Episode
 from rl_ros.episodes.messages import MessageError, is_stamped, service_event_of, stamp_of, status_of
 from rl_ros.errors import UserError
@@ -25,6 +26,10 @@ STEPS_BACK = 3
 """Reference messages in a row that must be older than those before, for a clock that went back: one alone was late."""
 HELD_BACK = 1000
 """Messages that may wait for that; a reference that has stopped would let them be ever more."""
+FASTER = 0.67
+"""Of the control period: where somebody else's reference comes more often than that, ticks are picked out of it."""
+OFF_PACE = 0.2
+"""Share of the control period by which ticks may be closer or further apart (median) before an episode says so."""
 IN_MEMORY = 256 << 20
 """Bytes of a column beyond which it grows in a file instead."""
 
@@ -370,6 +375,8 @@ class _Builder:
         self._stamps: list[int] = []
         self._has: dict[str, list[np.ndarray]] = {"action": [], "judgement": [], "actor": []}
         self._problems: list[tuple[int, str]] = []
+        self._cadence: Cadence | None = None
+        """Picks the ticks, where the reference is faster than the control rate."""
 
     def push(self, message: RawMessage) -> None:
         self._waiting += self._assembler.align(message.topic, message.cdr)
@@ -378,6 +385,12 @@ class _Builder:
 
     def _read(self) -> None:
         ticks, self._waiting = self._waiting, []
+        if not self._stamps and self._bag.contract is None:  # ours have a tick for each message, whatever the clock did
+            apart = np.diff([tick.stamp for tick in ticks])
+            if len(apart) and np.median(apart) < FASTER * self._contract.period_ns:
+                self._cadence = Cadence(self._contract.period_ns)
+        if self._cadence:
+            ticks = [tick for tick in ticks if self._cadence.picks(tick.stamp)]
         columns = {name: self._assembler.read_column(name, ticks) for name in self._assembler.keys}
         present = np.zeros(len(ticks), np.int64)
         for name in self._observed:
@@ -435,6 +448,7 @@ class _Builder:
         if contract.reward.unjudged == "zero" and not judged.any():
             judged = np.ones(count, bool)
         gap = np.diff(stamps)
+        notes += self._pace(gap)
         apart = gap > 1.5 * contract.period_ns
         has_transition = np.zeros(count, bool)
         has_transition[:-1] = ~apart & acted[:-1] & judged[1:]
@@ -473,6 +487,24 @@ class _Builder:
             actor=_actors(rows["actor"]) if self._actor else None,
             problems=(*(f"{text} ({times} times)" for text, times in sorted(problems.items()) if times), *notes),
         )
+
+    def _pace(self, gap: np.ndarray) -> list[str]:
+        """How ticks of somebody else's bag keep to the control rate.
+
+        Args:
+            gap: from each tick to the next, int64 (T - 1,) ns.
+        """
+        reference, rate = self._contract.observation[self._contract.reference].topic, self._contract.control_rate
+        notes = []
+        if self._cadence:
+            notes.append(f"{reference} is faster than control_rate, so ticks were picked out of it at {rate:g} Hz")
+        median = float(np.median(gap)) * 1e-9 if len(gap) else self._contract.period
+        if self._bag.contract is None and abs(median / self._contract.period - 1.0) > OFF_PACE:
+            notes.append(
+                f"ticks are {median:.3f} s apart (median), and {self._contract.period:.3f} s by the contract; "
+                f"set its control_rate to {1.0 / median:.3g}"
+            )
+        return notes
 
     def _notes(self) -> list[str]:
         """What is wrong with whole topics."""

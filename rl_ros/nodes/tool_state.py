@@ -4,10 +4,10 @@ import numpy as np
 
 from rl_ros.contract import Key
 from rl_ros.episodes import messages
+from rl_ros.episodes.cadence import Cadence
 from rl_ros.errors import UserError
 from rl_ros.nodes.base import Node
 from rl_ros.robots.arm import Arm, quaternion
-from rl_ros.robots.cadence import Cadence
 
 POSE, TWIST = "tool/pose", "tool/twist"
 
