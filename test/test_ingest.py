@@ -170,8 +170,27 @@ def test_a_channel_that_was_only_ever_at_its_limits_may_be_made_discrete(tmp_pat
     bag = read_bag(record(tmp_path, continuous, episode_messages(contract, TICKS)))
     as_recorded, as_discrete = read_episode(bag, continuous), read_episode(bag, with_discrete(contract, gripper=True))
     np.testing.assert_array_equal(as_recorded.action, as_discrete.action)
-    with pytest.raises(UserError, match=r"action\.linear_velocity was 0.* between its limits.*`discrete: false`"):
+    with pytest.raises(UserError, match=r"action\.linear_velocity was 0.* neither of its limits.*`discrete: false`"):
         read_episode(bag, with_discrete(contract, linear_velocity=True))
+
+
+@pytest.mark.parametrize(
+    ("opened", "seen"), [(0.04, r"was 0\.04 at .*\(0 to 0\.04 in all\)"), (80.0, r"was 80 at .*\(0 to 80 in all\)")]
+)
+def test_a_discrete_channel_of_somebody_else_is_in_its_own_units_refused(
+    contract: Contract, opened: float, seen: str
+) -> None:
+    raw = [each for each in episode_messages(contract, TICKS) if each[0] != "/policy/gripper"]
+    for tick in range(TICKS):
+        stamp = START + tick * PERIOD
+        raw.append(("/policy/gripper", stamp, messages.joint_state_cdr(stamp, ["gripper"], [opened * (tick % 2)])))
+    raw.sort(key=lambda each: each[1])
+    with pytest.raises(UserError, match=rf"^foreign: action\.gripper {seen}, which is neither of its limits 0 and 1, "):
+        read_episode(in_memory(contract, raw), contract)
+    gripper = dataclasses.replace(contract.action["gripper"], high=(opened,))
+    theirs = dataclasses.replace(contract, action={**contract.action, "gripper": gripper})
+    episode = read_episode(in_memory(theirs, raw), theirs)
+    np.testing.assert_allclose(episode.action[:-1, 3], opened * (np.arange(TICKS - 1) % 2), rtol=1e-6)
 
 
 def test_a_discrete_channel_may_be_read_as_a_continuous_one(tmp_path: Path, contract: Contract) -> None:

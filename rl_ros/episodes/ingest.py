@@ -334,18 +334,22 @@ class _GrowingColumn:
 
 
 def _require_limits(bag: Bag, name: str, channel: ActionChannel, values: np.ndarray) -> None:
-    """Refuse values (ticks, n) of a channel between its limits, where a contract has made it discrete since.
+    """Refuse values (ticks, n) of a discrete channel that are neither of its limits.
 
     Raises:
         UserError: there are such values.
     """
     low, high = np.array(channel.low), np.array(channel.high)
     slack = 1e-3 * (high - low)
-    between = (values > low + slack) & (values < high - slack)
-    if between.any():
+    neither = (np.abs(values - low) > slack) & (np.abs(values - high) > slack)
+    if neither.any():
+        entry = int(np.flatnonzero(neither.any(axis=0))[0])
+        seen = values[:, entry]
         raise UserError(
-            f"{bag.path}: action.{name} was {values[between][0]:.4g} at one of its ticks, which is between its limits, "
-            "but this contract has it discrete; train it with `discrete: false`, as it was recorded."
+            f"{bag.path}: action.{name} was {seen[neither[:, entry]][0]:.4g} at one of its ticks ({seen.min():.4g} to "
+            f"{seen.max():.4g} in all), which is neither of its limits {low[entry]:.4g} and {high[entry]:.4g}, but "
+            "this contract has it discrete; give it the two values of the recording as its limits, or train it with "
+            "`discrete: false`."
         )
 
 
@@ -364,8 +368,10 @@ class _Builder:
         told = ACTOR_TOPIC in contract.record and (bag.listed is None or ACTOR_TOPIC in bag.listed)
         self._actor = {"actor": contract.actor_key} if told else {}
         was = {} if bag.contract is None else bag.contract.action
-        self._at_limits = {n: c for n, c in contract.action.items() if c.discrete and n in was and not was[n].discrete}
-        """Channels that may have been anywhere between their limits when they were recorded."""
+        self._at_limits = {
+            n: c for n, c in contract.action.items() if c.discrete and not (n in was and was[n].discrete)
+        }
+        """Discrete channels that may have been anywhere when they were recorded."""
         self._assembler = Assembler(
             self._observed | self._action | self._judgement | self._actor, f"observation/{contract.reference}"
         )
