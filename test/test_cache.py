@@ -9,13 +9,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 from helpers import PERIOD, START, episode_messages, small_contract
+from rosbags.rosbag2 import StoragePlugin, Writer
 
 from rl_ros.cli import main
 from rl_ros.commands.ingest import count_reasons
 from rl_ros.contract import Contract
+from rl_ros.episodes.bags import read_bag
 from rl_ros.episodes.cache import INDEX, Dataset, load_columns
 from rl_ros.episodes.ingest import Cuts, read_episodes
 from rl_ros.episodes.memory import Columns, ReplayMemory
+from rl_ros.episodes.messages import TYPESTORE
 from rl_ros.episodes.record import EpisodeRecorder
 from rl_ros.errors import UserError
 
@@ -99,6 +102,25 @@ def test_another_contract_or_other_cuts_have_a_cache_of_their_own(bags: list[Pat
     cut = load_columns(bags, contract, bags[0].parent / "cache", Cuts(seconds=(0.2,)))
     assert (cut.decoded, len(cut.episodes)) == (3, 6)
     assert load(bags, contract).decoded == 0
+
+
+def test_channels_in_another_order_are_decoded_in_that_order(bags: list[Path], contract: Contract) -> None:
+    # Somebody else's bags, which tell of no order themselves.
+    foreign = []
+    for bag in bags:
+        foreign.append(bag.parent.with_name("foreign") / bag.name)
+        with Writer(foreign[-1], version=9, storage_plugin=StoragePlugin.SQLITE3) as writer:
+            topics = {
+                t: writer.add_connection(t, kind, typestore=TYPESTORE) for t, (kind, _) in read_bag(bag).topics.items()
+            }
+            for message in read_bag(bag):
+                writer.write(topics[message.topic], message.log_time, message.cdr)
+    swapped = dataclasses.replace(contract, action=dict(reversed(contract.action.items())))
+    as_given, other = load(foreign, contract), load(foreign, swapped)
+    assert other.decoded == 3
+    np.testing.assert_array_equal(other.columns.action[:, 1:], as_given.columns.action[:, :3])
+    np.testing.assert_array_equal(other.columns.action[:, 0], as_given.columns.action[:, 3])
+    assert_equals_bags(other, foreign, swapped)
 
 
 def overwrite(file: Path) -> None:

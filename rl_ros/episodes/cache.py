@@ -32,7 +32,7 @@ from rl_ros.episodes.ingest import Cuts, episodes_of
 from rl_ros.episodes.memory import Columns, Episode
 from rl_ros.errors import UserError
 
-FORMAT = 3
+FORMAT = 4
 """Of the files, and of how bags are decoded: a change of either makes every cache old."""
 DIRECTORY = ".rl_ros_cache"
 """Where the cache of a directory of bags is, in that directory."""
@@ -137,7 +137,8 @@ def load_columns(
     Raises:
         UserError: none of the bags can be used, or the cache cannot be written.
     """
-    key = json.dumps([FORMAT, contract.to_dict(), dataclasses.asdict(cuts or Cuts())], sort_keys=True)
+    # In the contract's order, which is that of the channels in the action's column.
+    key = json.dumps([FORMAT, contract.to_dict(), dataclasses.asdict(cuts or Cuts())])
     directory = cache / hashlib.sha256(key.encode()).hexdigest()[:16]
     identities = {path: identity for path in bags if (identity := _identity(path))}
     refused = [_why_not(path) for path in bags if path not in identities]
