@@ -81,3 +81,9 @@ def episode_messages(contract: Contract, ticks: int, start: int = START) -> list
     return [goal_message(contract, start)] + [
         raw for tick in range(ticks) for raw in tick_messages(contract, tick, ticks, start)
     ]
+
+
+def restamped(cdr: bytes, stamp: int) -> bytes:
+    """The message with another stamp."""
+    seconds, nanoseconds = divmod(stamp, 1_000_000_000)
+    return cdr[:4] + seconds.to_bytes(4, "little") + nanoseconds.to_bytes(4, "little") + cdr[12:]

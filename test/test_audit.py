@@ -8,13 +8,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers import PERIOD, START, Raw, goal_message, small_contract
+from helpers import PERIOD, START, Raw, goal_message, restamped, small_contract
 
 from rl_ros.cli import main
 from rl_ros.contract import Contract, Recorded
 from rl_ros.episodes import messages
 from rl_ros.episodes.audit import Audit, EpisodeAudit, Level, audit, audit_episode, audit_set, value_ages
-from rl_ros.episodes.ingest import EVENTS
+from rl_ros.episodes.bags import Bag, RawMessage
+from rl_ros.episodes.ingest import EVENTS, read_episode
 from rl_ros.episodes.memory import Episode
 from rl_ros.episodes.pages import OPEN_ROWS, text_table
 from rl_ros.episodes.record import EpisodeFile, EpisodeRecorder
@@ -213,6 +214,33 @@ def test_lost_messages_are_counted_with_the_reason(
     assert found.transitions < TICKS - 1
 
 
+@pytest.mark.parametrize(("period", "lost"), [(143, 0), (143, 3), (100, 3), (109, 0)])
+def test_what_is_cut_out_is_counted_at_the_pace_that_the_bag_has(contract: Contract, period: int, lost: int) -> None:
+    episode = clean(contract)
+    stamps = START + np.arange(TICKS) * period * 1_000_000
+    stamps[10:] += lost * period * 1_000_000
+    has = episode.has_transition & ~((np.arange(TICKS) == 9) & bool(lost))
+    found = audit_episode(dataclasses.replace(episode, stamps=stamps, has_transition=has), contract)
+    assert found.cut == pytest.approx((lost + 1) / (TICKS - 1 + lost) if lost else 0.0)
+    assert bool(lost) == ((Level.WARN, "cut") in checks(found))
+
+
+def test_a_bag_slower_than_the_contract_is_flagged_for_that_and_not_as_cut_out(contract: Contract) -> None:
+    slow = [
+        RawMessage(topic, contract.recorded_topics()[topic].type, later(stamp), restamped(cdr, later(stamp)))
+        for topic, stamp, cdr in sent(contract, clean(contract), NOTHING, NOTHING)
+    ]
+    found = audit_episode(read_episode(Bag(Path("slow"), slow), contract), contract)
+    assert (Level.WARN, "problems") in checks(found)
+    assert "ticks are 0.143 s apart (median), and 0.100 s by the contract" in found.reasons
+    assert found.cut == 0.0
+
+
+def later(stamp: int) -> int:
+    """At 7 Hz what was at 10 Hz."""
+    return START + round((stamp - START) * 10 / 7)
+
+
 def test_stamps_that_are_off_are_skew(tmp_path: Path, contract: Contract) -> None:
     path = record(tmp_path / "a", contract, clean(contract), stamped={"/tool/pose": -80_000_000})
     found = audit_bag(path, contract)
@@ -281,6 +309,32 @@ def test_each_episode_of_a_bag_has_its_own_verdict(tmp_path: Path, contract: Con
         ("both [0]", "ok", "success"),
         ("both [1]", "bad", "success"),
     ]
+
+
+def test_a_bag_of_several_episodes_is_cut_where_the_command_says(
+    tmp_path: Path, contract: Contract, capsys: pytest.CaptureFixture[str]
+) -> None:
+    frozen = observing("image", freeze(5, 12))(clean(contract, 1))
+    later = dataclasses.replace(frozen, stamps=frozen.stamps + TICKS * PERIOD)
+    file = EpisodeFile(tmp_path, "both", contract.recorded_topics(), {"contract": contract.to_yaml()})
+    for episode in (clean(contract), later):
+        for topic, stamp, cdr in sent(contract, episode, NOTHING, NOTHING):
+            file.write(topic, stamp, cdr)
+    file.close({})
+    page = tmp_path / "page.html"
+    assert main(["audit", str(tmp_path / "both"), "--split-at", str(TICKS * PERIOD * 1e-9), "--html", str(page)]) == 3
+    assert "both [1]" in capsys.readouterr().out
+    assert "both [1] (unfinished): ended as unfinished; image shows the same image for 6 ticks" in page.read_text()
+    assert main(["audit", str(tmp_path / "both"), "--split-at", "soon"]) == 2
+    assert "--split-at soon: expected seconds" in capsys.readouterr().err
+
+
+def test_a_set_whose_action_is_discrete_alone_has_figures(contract: Contract) -> None:
+    discrete = dataclasses.replace(contract, action={"gripper": contract.action["gripper"]})
+    episode = clean(contract)
+    gripping = dataclasses.replace(episode, action=episode.action[:, 3:])
+    found = audit_set([audit_episode(gripping, discrete)], discrete)
+    assert found.summary()["at an action limit"] == "0 to 0 %, median 0 %"
 
 
 def test_a_picture_may_stand_still_where_the_arm_does(contract: Contract) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import PERIOD, START, Raw, episode_messages, goal_message, small_contract, tick_messages
+from helpers import PERIOD, START, Raw, episode_messages, goal_message, restamped, small_contract, tick_messages
 
 from rl_ros.contract import Contract
 from rl_ros.episodes import messages
@@ -391,7 +391,7 @@ def at_rate(contract: Contract, hertz: float, ticks: int) -> Bag:
     raw = [goal_message(contract)]
     for tick in range(ticks):
         stamp = START + round(tick * 1e9 / hertz)
-        raw += [(topic, stamp, stamped(cdr, stamp)) for topic, _, cdr in tick_messages(contract, tick, ticks)]
+        raw += [(topic, stamp, restamped(cdr, stamp)) for topic, _, cdr in tick_messages(contract, tick, ticks)]
     return in_memory(contract, raw)
 
 
@@ -482,7 +482,7 @@ def test_a_late_picture_or_a_second_camera_is_no_clock_that_goes_back(contract: 
     raw = episode_messages(contract, TICKS)
     pictures = [each for each in raw if each[0] == "/camera/image_raw"]
     late = [*raw[:20], *pictures[:2], *raw[20:]]
-    second = [("/camera/image_raw", s - 100 * PERIOD, stamped(cdr, s - 100 * PERIOD)) for _, s, cdr in pictures]
+    second = [("/camera/image_raw", s - 100 * PERIOD, restamped(cdr, s - 100 * PERIOD)) for _, s, cdr in pictures]
     mixed = list(raw)
     for picture, other in zip(pictures, second, strict=True):
         mixed.insert(mixed.index(picture) + 1, other)
@@ -490,12 +490,6 @@ def test_a_late_picture_or_a_second_camera_is_no_clock_that_goes_back(contract: 
         episode = read_episode(in_memory(contract, messages_of_it), contract)
         assert ((episode.stamps - START) // PERIOD).tolist() == list(range(TICKS))
         assert any("/camera/image_raw went back in time" in problem for problem in episode.problems)
-
-
-def stamped(cdr: bytes, stamp: int) -> bytes:
-    """The message with another stamp."""
-    seconds, nanoseconds = divmod(stamp, 1_000_000_000)
-    return cdr[:4] + seconds.to_bytes(4, "little") + nanoseconds.to_bytes(4, "little") + cdr[12:]
 
 
 def test_a_clock_that_jumps_cuts_the_transition_across_the_jump(contract: Contract) -> None:

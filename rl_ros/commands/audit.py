@@ -8,6 +8,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from rl_ros.commands.console import console, progress, show
+from rl_ros.commands.train import add_cuts, cuts_of
 from rl_ros.contract import Contract
 from rl_ros.episodes.audit import Audit, Level, audit
 from rl_ros.episodes.bags import find_bags, read_bag
@@ -33,6 +34,7 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
         "arguments", nargs="*", metavar="key:=topic", help="where a key of the contract is in these bags"
     )
     parser.add_argument("--contract", help="name or path of a contract (default: the one in the first bag)")
+    add_cuts(parser)
     parser.add_argument("--html", type=Path, metavar="PAGE", help="write a page with pictures and plots")
     parser.set_defaults(run=run)
 
@@ -42,9 +44,10 @@ def run(options: argparse.Namespace) -> int:
     paths = find_bags(options.bags)
     contract = Contract.load(options.contract) if options.contract else _embedded(paths)
     contract = contract.remapped(parse_arguments(options.arguments))
+    cuts = cuts_of(options)
     with progress() as bar:
         task = bar.add_task("auditing", total=len(paths))
-        found = audit(paths, contract, progress=lambda: bar.advance(task))
+        found = audit(paths, contract, progress=lambda: bar.advance(task), cuts=cuts)
     _show(found, str(options.bags))
     if options.html:
         from rl_ros.episodes.audit_page import write_audit_page

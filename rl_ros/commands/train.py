@@ -110,12 +110,13 @@ def run(options: argparse.Namespace) -> int:
     actors = tuple(filter(None, options.actors.split(",")))
     if actors:
         dataset = dataset.of_actors(actors)
+    cuts = cuts_of(options)
     held_out = HELD_OUT if options.held_out is None else options.held_out
     source = DataSource(
         str(options.bags),
         options.task or "",
-        options.split_on,
-        _seconds(options.split_at),
+        cuts.topic,
+        cuts.seconds,
         str(options.cache or ""),
         held_out,
         actors,
@@ -184,15 +185,29 @@ def add_reading(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "arguments", nargs="*", metavar="KEY:=TOPIC", help="take a key of the contract from another topic"
     )
+    add_cuts(parser)
+    parser.add_argument(
+        "--cache", type=Path, metavar="DIR", help=f"where decoded bags are kept (default: {DIRECTORY} beside the bags)"
+    )
+
+
+def add_cuts(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments that say where the episodes of a bag are cut apart."""
     parser.add_argument(
         "--split-on", default="", metavar="TOPIC", help="each message on it begins an episode (also a service's events)"
     )
     parser.add_argument(
         "--split-at", default="", metavar="S,S,...", help="an episode begins so many seconds after the first tick"
     )
-    parser.add_argument(
-        "--cache", type=Path, metavar="DIR", help=f"where decoded bags are kept (default: {DIRECTORY} beside the bags)"
-    )
+
+
+def cuts_of(options: argparse.Namespace) -> Cuts:
+    """Where those arguments say that the episodes of a bag are cut apart.
+
+    Raises:
+        UserError: the seconds are none.
+    """
+    return Cuts(options.split_on, _seconds(options.split_at))
 
 
 def load_dataset(options: argparse.Namespace, unencoded: bool = False) -> tuple[Contract, Dataset]:
@@ -205,7 +220,7 @@ def load_dataset(options: argparse.Namespace, unencoded: bool = False) -> tuple[
     contract = Contract.load(options.contract) if options.contract else _first_contract(paths)
     contract = contract.remapped(parse_arguments(options.arguments, "image:=/front/image_raw"))
     read_by = contract.without_latent() if unencoded and contract.goal.image else contract
-    cuts = Cuts(options.split_on, _seconds(options.split_at))
+    cuts = cuts_of(options)
     with progress() as bar:
         task = bar.add_task("reading bags", total=len(paths))
         cache = options.cache or cache_beside(options.bags, paths)

@@ -14,7 +14,7 @@ import numpy as np
 
 from rl_ros.contract import Contract, Key
 from rl_ros.episodes.bags import Bag, read_bag
-from rl_ros.episodes.ingest import episodes_of
+from rl_ros.episodes.ingest import Cuts, episodes_of
 from rl_ros.episodes.memory import Episode
 from rl_ros.episodes.messages import MessageError, stamp_of
 from rl_ros.episodes.statistics import wilson_interval
@@ -127,6 +127,8 @@ class Audit:
     episodes: tuple[EpisodeAudit, ...]
     findings: tuple[Finding, ...]
     """What concerns the set and no single episode."""
+    cuts: Cuts = Cuts()
+    """Where the bags were cut into episodes."""
 
     @property
     def level(self) -> Level:
@@ -163,7 +165,7 @@ class Audit:
                 "return": _spread([e.total_reward for e in episodes]),
                 "idle": _spread([100 * e.idle for e in episodes], " %"),
                 "action jumps": _spread([100 * e.jumps for e in episodes], " %"),
-                "at an action limit": _spread([100 * max(e.saturation.values()) for e in episodes], " %"),
+                "at an action limit": _spread([100 * max(e.saturation.values(), default=0.0) for e in episodes], " %"),
                 "cut out": _spread([100 * e.cut for e in episodes], " %"),
             }
         return figures
@@ -180,6 +182,7 @@ def audit(
     contract: Contract,
     thresholds: Thresholds = DEFAULTS,
     progress: Callable[[], None] = lambda: None,
+    cuts: Cuts | None = None,
 ) -> Audit:
     """Audit bags one after the other; only figures stay in memory.
 
@@ -188,15 +191,17 @@ def audit(
         contract: what to take from them.
         thresholds: from where on something is flagged.
         progress: called after each bag.
+        cuts: for bags of several episodes.
     """
+    cuts = cuts or Cuts()
     episodes = []
     for path in bags:
-        episodes += audit_bag(path, contract, thresholds)
+        episodes += audit_bag(path, contract, thresholds, cuts)
         progress()
-    return audit_set(episodes, contract)
+    return replace(audit_set(episodes, contract), cuts=cuts)
 
 
-def audit_bag(path: Path, contract: Contract, thresholds: Thresholds = DEFAULTS) -> list[EpisodeAudit]:
+def audit_bag(path: Path, contract: Contract, thresholds: Thresholds, cuts: Cuts) -> list[EpisodeAudit]:
     """Everything that can be said of the episodes of one bag; what cannot be used is bad, with the reason."""
     found: list[EpisodeAudit] = []
     refused: list[str] = []
@@ -206,7 +211,7 @@ def audit_bag(path: Path, contract: Contract, thresholds: Thresholds = DEFAULTS)
         whole = [Finding(Level.WARN, "damage", bag.damage)] if bag.damage else []
         if bag.missing:
             whole.append(Finding(Level.WARN, "incomplete", f"incomplete topics: {', '.join(bag.missing)}"))
-        for episode in episodes_of(bag, contract, refused):
+        for episode in episodes_of(bag, contract, refused, cuts):
             findings = audit_episode(episode, contract, thresholds)
             skew = skew_findings(times, episode.stamps, contract, thresholds)
             found.append(replace(findings, findings=(*findings.findings, *whole, *skew)))
@@ -365,9 +370,14 @@ def constant_entries(episode: Episode, contract: Contract) -> frozenset[str]:
 
 
 def cut_share(episode: Episode, contract: Contract) -> float:
-    """Share of the transitions between its first and last tick that are not there."""
-    expected = round((int(episode.stamps[-1]) - int(episode.stamps[0])) / contract.period_ns)
-    return max(0.0, 1.0 - float(episode.has_transition.sum()) / expected) if expected else 0.0
+    """Share of the transitions between its first and last tick that are not there, at the pace that it has."""
+    gap = np.diff(episode.stamps)
+    if not len(gap):
+        return 0.0
+    longest = 1.5 * contract.period_ns  # beyond which ingestion cuts
+    missed = gap[gap > longest] / min(float(np.median(gap)), longest)
+    expected = (gap <= longest).sum() + np.maximum(1.0, missed.round()).sum()
+    return float(1.0 - episode.has_transition.sum() / expected)
 
 
 def times_of(bag: Bag, contract: Contract) -> dict[str, np.ndarray]:

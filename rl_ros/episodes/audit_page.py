@@ -117,7 +117,7 @@ def _lines(audit: Audit) -> list[tuple[str, str]]:
 
 
 def _strip(episode: EpisodeAudit, audit: Audit) -> list[str]:
-    episodes = episodes_of(read_bag(Path(episode.source)), audit.contract, [])
+    episodes = episodes_of(read_bag(Path(episode.source)), audit.contract, [], audit.cuts)
     strip = camera_strip(next(islice(episodes, episode.number or 0, None)).observation)
     if strip is None:
         return []
