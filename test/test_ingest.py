@@ -421,6 +421,46 @@ def test_ticks_off_the_control_rate_are_kept_and_told_where_they_are_far_off(
     assert re.search(told, " ".join(episode.problems))
 
 
+def by_topic(raw: list[Raw]) -> list[Raw]:
+    return sorted(raw, key=lambda each: (each[0], each[1]))
+
+
+def test_a_bag_written_topic_by_topic_gives_the_same_episode(contract: Contract) -> None:
+    raw = episode_messages(contract, 200)
+    in_time = read_episode(in_memory(contract, raw), contract)
+    for order in (by_topic(raw), by_topic(raw)[::-1]):
+        order = [each for topic in dict.fromkeys(t for t, _, _ in order) for each in raw if each[0] == topic]
+        episode = read_episode(in_memory(contract, order), contract)
+        assert episode.has_transition.sum() == 199
+        np.testing.assert_array_equal(episode.action, in_time.action)
+        np.testing.assert_array_equal(episode.reward, in_time.reward)
+        assert episode.problems == ()
+
+
+def test_what_is_given_up_in_a_bag_written_topic_by_topic_says_why(
+    contract: Contract, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rl_ros.episodes.ingest.WAITING", 20_000)
+    raw = episode_messages(contract, 200)
+    episode = read_episode(in_memory(contract, by_topic(raw)), contract)
+    assert 0 < episode.has_transition.sum() < 199
+    assert any(
+        re.match("/tool/pose comes too long after.*; sort the bag by time with `ros2 bag convert`", problem)
+        for problem in episode.problems
+    )
+    # In the order of time nothing waits for long, not even for a topic that says nothing.
+    unjudged = dataclasses.replace(contract, reward=dataclasses.replace(contract.reward, unjudged="zero"))
+    silent = [each for each in raw if each[0] != contract.reward.topic]
+    assert read_episode(in_memory(unjudged, silent), unjudged).has_transition.sum() == 199
+
+
+def test_episodes_written_topic_by_topic_say_why_they_are_left_without_a_topic(contract: Contract) -> None:
+    raw = by_topic(several(contract, (*STARTS, START + 60 * PERIOD)))
+    episodes, refused = read_all(in_memory(contract, raw), contract, Cuts(seconds=(2.0, 4.0, 6.0)))
+    assert len(episodes) < 4
+    assert re.match("foreign: .*/tool/pose came too long after.*sort the bag by time", refused[-1])
+
+
 def stamped_zero(raw: list[Raw], topic: str) -> list[Raw]:
     return [(t, s, cdr[:4] + bytes(8) + cdr[12:] if t == topic else cdr) for t, s, cdr in raw]
 

@@ -6,7 +6,7 @@ stamps and on the order within each topic, never on how topics interleave, so bo
 
 import math
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import NamedTuple
@@ -17,7 +17,7 @@ from rl_ros.contract import Key
 from rl_ros.episodes.messages import MessageError, column, stamp_of, value
 
 MAX_PENDING = 32
-"""Ticks that may wait for a slower topic before the oldest is given up."""
+"""Live ticks that may wait for a slower topic before the oldest is given up."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Tick:
 
 
 MAX_HISTORY = 4096
-"""Messages kept per topic while the reference is silent."""
+"""Live messages kept per topic while the reference is silent."""
 MAX_SHOWN = 16
 """Numbers of an array that a sentence shows."""
 
@@ -85,13 +85,30 @@ class _Topic:
         """Messages at or before a tick that some key may take."""
         self.waits = False
         """Whether a tick needs to know that nothing older can come."""
-        self.history: deque[_Entry] = deque(maxlen=MAX_HISTORY)
+        self.history: deque[_Entry] = deque()
+        self.size = 0
+        """Bytes of the messages in it."""
         self.newest = NEVER
 
     def forget(self) -> None:
         """As if nothing had come."""
         self.history.clear()
+        self.size = 0
         self.newest = NEVER
+
+    def keep(self, stamp: int, cdr: bytes) -> None:
+        """Take the newest message, in place of one of the same stamp."""
+        if stamp == self.newest:
+            self.size -= len(self.history.pop().cdr)
+        self.newest = stamp
+        self.history.append(_Entry(stamp, cdr))
+        self.size += len(cdr)
+
+    def drop(self) -> int:
+        """Forget the oldest message; returns its stamp."""
+        stamp, cdr = self.history.popleft()
+        self.size -= len(cdr)
+        return stamp
 
     def blocks(self, stamp: int) -> bool:
         """Whether a message that is still to come could change the tick of that stamp."""
@@ -101,7 +118,7 @@ class _Topic:
         """How many of the messages kept are at or before the stamp; forgets those that no later tick can take."""
         history, depth = self.history, self.depth
         while len(history) > depth and history[depth].stamp <= stamp:
-            history.popleft()
+            self.drop()
         if depth == 1:
             return int(bool(history) and history[0].stamp <= stamp)
         return sum(entry.stamp <= stamp for entry in islice(history, depth))
@@ -116,20 +133,28 @@ class Assembler:
     Args:
         keys: what a tick holds.
         reference: the key whose messages are the ticks.
+        budget: bytes of messages that may wait for slower topics, for recordings that may be in any order of topics;
+            without it as many ticks may wait as live.
+        silent: topics that are known to say nothing, which no tick waits for.
     """
 
-    def __init__(self, keys: Mapping[str, Key], reference: str) -> None:
+    def __init__(
+        self, keys: Mapping[str, Key], reference: str, budget: int | None = None, silent: Collection[str] = ()
+    ) -> None:
         self.keys = dict(keys)
         self.types = {key.topic: key.type for key in self.keys.values()}
         self.rejected: dict[str, int] = dict.fromkeys(self.types, 0)
         """Messages a topic that went back in time or held no stamp, by topic."""
+        self.late: dict[str, int] = dict.fromkeys(self.types, 0)
+        """Messages that came when what they belong to had been given up, by topic."""
+        self._budget = budget
         self._reference = self.keys[reference].topic
         self._topics = {topic: _Topic(topic) for topic in self.types}
         for key in self.keys.values():
             topic = self._topics[key.topic]
             topic.depth = max(topic.depth, key.window)
             topic.waits |= key.alignment != "held" and key.topic != self._reference
-        self._needed = [topic for topic in self._topics.values() if topic.name != self._reference]
+        self._needed = [topic for topic in self._topics.values() if topic.name not in (self._reference, *silent)]
         # Keys that take the same messages of a topic are looked up once.
         takes: dict[tuple[_Topic, str, float, int], list[str]] = {}
         for name, key in self.keys.items():
@@ -146,6 +171,7 @@ class Assembler:
         self._pending: deque[int] = deque()
         self._values: dict[str, tuple[bytes, np.ndarray, str | None]] = {}
         self._blocking: _Topic | None = None
+        self._given_up = NEVER
 
     def push(self, topic: str, cdr: bytes) -> list[Tick]:
         """Take one message as it arrived; returns the ticks that are complete now, oldest first."""
@@ -165,20 +191,24 @@ class Assembler:
             return []
         if stamp < self._start:
             return []
-        history, pending = state.history, self._pending
-        if stamp <= state.newest:
-            if stamp < state.newest:
-                self.rejected[topic] += 1
-                return []
-            history.pop()
-        elif topic == self._reference:
+        pending = self._pending
+        if stamp < state.newest:
+            self.rejected[topic] += 1
+            return []
+        if topic == self._reference and stamp > state.newest:
             pending.append(stamp)
-        state.newest = stamp
-        history.append(_Entry(stamp, cdr))
-        if not pending or (self._blocking not in (None, state) and len(pending) <= MAX_PENDING):
+        state.keep(stamp, cdr)
+        self.late[topic] += stamp <= self._given_up
+        if len(state.history) > MAX_HISTORY if self._budget is None else not pending and self._full():
+            self._given_up = max(self._given_up, state.drop())
+        if not pending or (self._blocking not in (None, state) and not self._full()):
             return []  # what the oldest tick waits for is not this
         ticks = []
-        while pending and (self._complete(pending[0]) or len(pending) > MAX_PENDING):
+        while pending:
+            if not self._complete(pending[0]):
+                if not self._full():
+                    break
+                self._given_up = max(self._given_up, pending[0])
             ticks.append(self._align(pending.popleft()))
         return ticks
 
@@ -261,6 +291,12 @@ class Assembler:
             array = value(self.keys[name], cdr)
             known = self._values[name] = cdr, array, _not_finite(array)
         return known[1], known[2]
+
+    def _full(self) -> bool:
+        """Whether more waits than may."""
+        if self._budget is None:
+            return len(self._pending) > MAX_PENDING
+        return sum(topic.size for topic in self._topics.values()) > self._budget
 
     def _complete(self, stamp: int) -> bool:
         for topic in self._needed:

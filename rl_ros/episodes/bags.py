@@ -106,11 +106,11 @@ class Bag:
     Args:
         path: names the bag in sentences.
         source: where the messages come from; a plain sequence is a bag that lives in memory.
-        listed: its topics, where metadata.yaml lists them.
+        listed: its messages by topic, as metadata.yaml lists them, where it does.
     """
 
     def __init__(
-        self, path: Path, source: "Storage | Sequence[RawMessage]", listed: Collection[str] | None = None
+        self, path: Path, source: "Storage | Sequence[RawMessage]", listed: Mapping[str, int] | None = None
     ) -> None:
         self.path, self.listed = path, listed
         self._storage: Storage = _InMemory(source) if isinstance(source, Sequence) else source
@@ -261,7 +261,10 @@ def read_bag(path: Path) -> Bag:
     information = _information(files[0].parent)
     listed = None
     if "topics_with_message_count" in information:
-        listed = {each["topic_metadata"]["name"] for each in information["topics_with_message_count"]}
+        listed = {
+            each["topic_metadata"]["name"]: each.get("message_count", 0)
+            for each in information["topics_with_message_count"]
+        }
     storage: Storage
     if any(file.suffix == ".zstd" for file in files):
         storage = _Compressed(files)

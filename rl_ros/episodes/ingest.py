@@ -3,7 +3,7 @@
 import tempfile
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, NamedTuple
@@ -32,6 +32,9 @@ OFF_PACE = 0.2
 """Share of the control period by which ticks may be closer or further apart (median) before an episode says so."""
 IN_MEMORY = 256 << 20
 """Bytes of a column beyond which it grows in a file instead."""
+WAITING = 256 << 20
+"""Bytes of an episode's messages that may wait for other topics, in a bag that is not in the order of time."""
+SORT_IT = "sort the bag by time with `ros2 bag convert`"
 
 
 @dataclass(frozen=True)
@@ -127,10 +130,11 @@ def episodes_of(
     held = _HeldMessages(contract) if cuts and (cuts.topic or cuts.seconds) else None
     builders: dict[int, _Builder] = {}
     done: set[int] = set()
-    begins = ""
+    late: set[str] = set()
+    jumped, begins = False, ""
 
     def finish(number: int, *, cut: bool = False) -> Iterator[Episode]:
-        builder = builders.pop(number, None) or _Builder(bag, contract, segments[number], scratch, begins)
+        builder = builders.pop(number, None) or _Builder(bag, contract, segments[number], silent, scratch, begins)
         done.add(number)
         try:
             yield builder.finish(cut)
@@ -138,7 +142,8 @@ def episodes_of(
             refused.append(str(error) if len(segments) == 1 else f"{str(error)[:-1]} (episode {number}).")
 
     types = {topic: recorded.type for topic, recorded in contract.recorded_topics().items()}
-    used = _Builder(bag, contract, segments[0], scratch).topics
+    used = _Builder(bag, contract, segments[0], frozenset(), scratch).topics
+    silent = _silent(bag, {topic: types[topic] for topic in used})
     reference = contract.observation[contract.reference].topic
     for message in _with_jumps(bag.read(used), reference):
         if isinstance(message, _Jump):
@@ -146,7 +151,7 @@ def episodes_of(
                 yield from finish(number, cut=True)
             if len(segments) == 1:
                 done.clear()
-            begins = f"begins where the clock went back by {message.seconds:.2f} s"
+            jumped, begins = True, f"begins where the clock went back by {message.seconds:.2f} s"
             continue
         if message.type != types[message.topic]:
             continue
@@ -157,13 +162,15 @@ def episodes_of(
             if held is not None:
                 held.see(message, stamp)
             if number < 0 or number in done or stamp > segments[number].end:
+                if number in done and not jumped:
+                    late.add(message.topic)
                 continue
         builder = builders.get(number)
         if builder is None:
             # Topics interleave at the border of two episodes, and not beyond.
             for earlier_number in sorted(each for each in builders if each < number - 1):
                 yield from finish(earlier_number)
-            builder = builders[number] = _Builder(bag, contract, segments[number], scratch, begins)
+            builder = builders[number] = _Builder(bag, contract, segments[number], silent, scratch, begins)
             begins = ""
             for earlier in held.before(segments[number].start) if held else ():
                 builder.push(earlier)
@@ -176,6 +183,18 @@ def episodes_of(
     for number in range(len(segments)):
         if number not in done:
             yield from finish(number)
+    if late and bag.contract is None:
+        refused.append(
+            f"{bag.path}: {', '.join(sorted(late))} came too long after the topics that it belongs to, and "
+            f"episodes were left without it; {SORT_IT}."
+        )
+
+
+def _silent(bag: Bag, types: Mapping[str, str]) -> frozenset[str]:
+    """Those of the topics without a message in somebody else's bag; counted unless its metadata.yaml has them all."""
+    if bag.contract is not None or (bag.listed is not None and all(bag.listed.get(topic) for topic in types)):
+        return frozenset()
+    return frozenset(topic for topic, kind in types.items() if not bag.contents.counts[topic, kind])
 
 
 class _Jump(NamedTuple):
@@ -356,7 +375,15 @@ def _require_limits(bag: Bag, name: str, channel: ActionChannel, values: np.ndar
 class _Builder:
     """One episode while its messages come in."""
 
-    def __init__(self, bag: Bag, contract: Contract, segment: Segment, scratch: Path | None, begins: str = "") -> None:
+    def __init__(
+        self,
+        bag: Bag,
+        contract: Contract,
+        segment: Segment,
+        silent: frozenset[str],
+        scratch: Path | None,
+        begins: str = "",
+    ) -> None:
         self._bag, self._contract, self._segment, self._begins = bag, contract, segment, begins
         self._observed = {
             **{f"observation/{name}": key for name, key in contract.observation.items()},
@@ -373,7 +400,10 @@ class _Builder:
         }
         """Discrete channels that may have been anywhere when they were recorded."""
         self._assembler = Assembler(
-            self._observed | self._action | self._judgement | self._actor, f"observation/{contract.reference}"
+            self._observed | self._action | self._judgement | self._actor,
+            f"observation/{contract.reference}",
+            WAITING,
+            silent,
         )
         self.topics = frozenset(self._assembler.types)
         self._waiting: list[Aligned] = []
@@ -530,6 +560,8 @@ class _Builder:
                 )
             if times := self._assembler.rejected[topic]:
                 notes.append(f"{topic} went back in time (two publishers, or a clock that was set) ({times} times)")
+            if times := self._assembler.late[topic]:
+                notes.append(f"{topic} comes too long after the topics that it belongs to; {SORT_IT} ({times} times)")
         return notes
 
 
