@@ -461,6 +461,29 @@ def test_episodes_written_topic_by_topic_say_why_they_are_left_without_a_topic(c
     assert re.match("foreign: .*/tool/pose came too long after.*sort the bag by time", refused[-1])
 
 
+def test_a_goal_that_no_policy_sees_may_be_missing_and_that_is_told(contract: Contract) -> None:
+    raw = [each for each in episode_messages(contract, TICKS) if each[0] != contract.goal.desired_goal.topic]
+    episode = read_episode(in_memory(contract, raw), contract)
+    assert episode.has_transition.sum() == TICKS - 1
+    assert (episode.desired_goal.dtype, episode.desired_goal.shape) == (np.float32, (TICKS, 1))
+    assert not episode.desired_goal.any()
+    assert episode.problems == (
+        "desired_goal: taken as zeros, which no policy of this contract sees, as there is nothing on /goal/latent",
+    )
+    seen = dataclasses.replace(contract, goal=dataclasses.replace(contract.goal, policy_input=True))
+    with pytest.raises(UserError, match="not one complete observation: desired_goal: nothing on /goal/latent"):
+        read_episode(in_memory(seen, raw), seen)
+
+
+def test_a_goal_that_comes_too_late_is_not_taken_as_zeros(contract: Contract) -> None:
+    goal, *rest = episode_messages(contract, TICKS)
+    stamp = START + 2 * PERIOD
+    late = (goal[0], stamp, restamped(goal[2], stamp))
+    episode = read_episode(in_memory(contract, [*rest, late]), contract)
+    assert ((episode.stamps - START) // PERIOD).tolist() == [2, 3, 4, 5]
+    assert episode.desired_goal.all()
+
+
 def stamped_zero(raw: list[Raw], topic: str) -> list[Raw]:
     return [(t, s, cdr[:4] + bytes(8) + cdr[12:] if t == topic else cdr) for t, s, cdr in raw]
 

@@ -30,6 +30,8 @@ FASTER = 0.67
 """Of the control period: where somebody else's reference comes more often than that, ticks are picked out of it."""
 OFF_PACE = 0.2
 """Share of the control period by which ticks may be closer or further apart (median) before an episode says so."""
+NO_GOAL = "desired_goal: taken as zeros, which no policy of this contract sees"
+"""How the problem begins that an episode of a bag without goals has."""
 IN_MEMORY = 256 << 20
 """Bytes of a column beyond which it grows in a file instead."""
 WAITING = 256 << 20
@@ -388,8 +390,11 @@ class _Builder:
         self._observed = {
             **{f"observation/{name}": key for name, key in contract.observation.items()},
             **{f"auxiliary/{name}": key for name, key in contract.auxiliary.items()},
-            "desired_goal": contract.goal.desired_goal,
         }
+        goal = contract.goal.desired_goal
+        self._goal_is_unknown = not contract.goal.policy_input and goal.topic in silent
+        if not self._goal_is_unknown:
+            self._observed["desired_goal"] = goal
         self._action = {f"action/{name}": key for name, key in contract.action.items()}
         self._judgement = {f"judgement/{name}": key for name, key in contract.reward_keys.items()}
         told = ACTOR_TOPIC in contract.record and (bag.listed is None or ACTOR_TOPIC in bag.listed)
@@ -480,6 +485,10 @@ class _Builder:
             )
         stamps = stamps[:count]
         rows = {name: column.rows(count) for name, column in self._columns.items()}
+        if self._goal_is_unknown:
+            goal = contract.goal.desired_goal
+            rows["desired_goal"] = np.zeros((count, *goal.shape), goal.dtype)
+            notes.append(f"{NO_GOAL}, as there is nothing on {goal.topic}")
         acted, judged = (np.concatenate(self._has[group])[:count] for group in ("action", "judgement"))
         if contract.reward.unjudged == "zero" and not judged.any():
             judged = np.ones(count, bool)
