@@ -1,5 +1,6 @@
 """Layers: rewards recomputed over a cache, and when they are not trusted."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,13 +9,15 @@ import pytest
 from helpers import PERIOD, START, episode_messages, small_contract
 
 from rl_ros.cli import main
+from rl_ros.commands.relabel import judge_of
 from rl_ros.contract import Contract
 from rl_ros.episodes.bags import find_bags
 from rl_ros.episodes.cache import DIRECTORY, INDEX, Dataset, load_columns
-from rl_ros.episodes.record import EpisodeRecorder
+from rl_ros.episodes.record import EpisodeFile, EpisodeRecorder
 from rl_ros.episodes.relabel import judge_again, read_layer, write_layer
 from rl_ros.errors import UserError
 from rl_ros.tasks.goals import THRESHOLD
+from rl_ros.tasks.task import make_task
 
 TICKS = 6
 
@@ -94,6 +97,39 @@ def test_the_command_writes_a_layer(tmp_path: Path, contract: Contract, capsys: 
     assert layer.successes == 0  # the object of these recordings never leaves the table
     assert main(["relabel", str(tmp_path), "--task", "juggle"]) == 2
     assert "no task is named 'juggle'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("task", "judged"), [("reach", r"of shape \[3\]"), ("visual_reach", "latents of pictures")])
+def test_a_task_with_other_goals_does_not_judge(
+    tmp_path: Path, contract: Contract, task: str, judged: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    base = dataset(tmp_path, contract)
+    assert main(["relabel", str(tmp_path), "--task", task]) == 2
+    expected = rf"--task {task}: it judges by goals that are {judged}, and those of contract lift are of shape \[1\]"
+    assert re.search(expected, " ".join(capsys.readouterr().err.split()))
+    with pytest.raises(UserError, match="there is no layer"):
+        read_layer(base, task)
+
+
+def test_a_task_that_judges_by_what_was_not_recorded_is_one_sentence() -> None:
+    values = {"tool_position": np.zeros((1, 3), np.float32)}
+    with pytest.raises(UserError, match="--task push: it judges by object_position, .* have only tool_position"):
+        judge_of(make_task("push"))(values, np.zeros((1, 3), np.float32))
+
+
+def test_recordings_without_goals_are_not_judged(
+    tmp_path: Path, contract: Contract, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = EpisodeFile(tmp_path, "foreign", contract.recorded_topics(), {})
+    for topic, stamp, cdr in episode_messages(contract, TICKS)[1:]:
+        file.write(topic, stamp, cdr)
+    file.close({})
+    (tmp_path / "contract.yaml").write_text(contract.to_yaml())
+    read = [str(tmp_path), "--contract", str(tmp_path / "contract.yaml")]
+    assert main(["ingest", *read]) == 0
+    assert "desired_goal: taken as zeros" in capsys.readouterr().out
+    assert main(["relabel", *read, "--task", "lift"]) == 2
+    assert "no goal was recorded, so --task lift has nothing to judge by" in " ".join(capsys.readouterr().err.split())
 
 
 def test_recordings_of_one_task_teach_another(tmp_path: Path) -> None:
