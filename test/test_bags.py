@@ -13,11 +13,13 @@ from mcap.writer import CompressionType, Writer
 from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin
 from rosbags.rosbag2 import Writer as RosbagsWriter
 
-from rl_ros.contract import Contract
+from rl_ros.cli import main
+from rl_ros.contract import Contract, Recorded
 from rl_ros.episodes import messages
 from rl_ros.episodes.bags import Bag, RawMessage, find_bags, read_bag
-from rl_ros.episodes.ingest import read_episode
+from rl_ros.episodes.ingest import EVENTS, read_episode
 from rl_ros.episodes.messages import TYPESTORE, definition
+from rl_ros.episodes.record import EpisodeFile
 from rl_ros.errors import UserError
 
 TICKS = 6
@@ -139,8 +141,9 @@ def test_a_bag_is_a_stream_that_can_be_read_again_and_by_topic(tmp_path: Path, c
     assert sum(count for _, count in bag.topics.values()) == len(raw)
 
 
-def test_reading_a_bag_needs_the_memory_of_a_chunk(tmp_path: Path) -> None:
-    path = tmp_path / "large.mcap"
+def large_bag(directory: Path) -> Path:
+    """40 MB in chunks of half a megabyte."""
+    path = directory / "large.mcap"
     with path.open("wb") as stream:
         writer = Writer(stream, chunk_size=1 << 19, compression=CompressionType.NONE)
         writer.start(profile=Profile.ROS2, library="another")
@@ -149,6 +152,11 @@ def test_reading_a_bag_needs_the_memory_of_a_chunk(tmp_path: Path) -> None:
         for number in range(400):
             writer.add_message(channel, number, bytes(100_000), number)
         writer.finish()
+    return path
+
+
+def test_reading_a_bag_needs_the_memory_of_a_chunk(tmp_path: Path) -> None:
+    path = large_bag(tmp_path)
     tracemalloc.start()
     count = sum(1 for _ in read_bag(path))
     peak = tracemalloc.get_traced_memory()[1]
@@ -209,6 +217,51 @@ def test_a_damaged_database_is_one_sentence_or_gives_what_is_left(
         return
     assert bag.damage
     assert {message.cdr for message in found} <= {cdr for _, _, cdr in raw}
+
+
+def info(path: Path, capsys: pytest.CaptureFixture[str]) -> dict[str, str]:
+    """What `rl_ros info` says of a bag, by the name of the row."""
+    assert main(["info", str(path)]) == 0
+    rows = (line.split("\u2502") for line in capsys.readouterr().out.splitlines() if line.startswith("\u2502"))
+    return {row[1].strip(): row[-2].strip() for row in rows}
+
+
+def test_info_of_a_bag_of_one_episode_and_of_several(
+    tmp_path: Path, contract: Contract, capsys: pytest.CaptureFixture[str]
+) -> None:
+    metadata = {"contract": contract.to_yaml()}
+    one = EpisodeFile(tmp_path, "one", contract.recorded_topics(), metadata)
+    several = EpisodeFile(tmp_path, "several", types_with_events(contract), metadata)
+    for number in range(3):
+        start = START + number * 10**10
+        values = {"episode": str(number), "seed": "0", "outcome": "success"}
+        several.write(EVENTS, start, messages.status_cdr(start - 1, "start", "", values))
+        for topic, stamp, cdr in episode_messages(contract, TICKS, start):
+            several.write(topic, stamp, cdr)
+            if not number:
+                one.write(topic, stamp, cdr)
+        several.write(EVENTS, stamp, messages.status_cdr(stamp, "end", "", values))
+    one.close({})
+    several.close({})
+    said = info(tmp_path / "one", capsys)
+    assert "episodes" not in said
+    assert (said["ticks"], said["transitions"], said["return"], said["duration"]) == ("6", "5", "7.5", "0.50 s")
+    said = info(tmp_path / "several", capsys)
+    assert (said["episodes"], said["ticks"], said["transitions"], said["return"]) == ("3", "18", "15", "22.5")
+    assert (said["duration"], said["/tool/pose"]) == ("20.50 s", "18")
+
+
+def types_with_events(contract: Contract) -> dict[str, Recorded]:
+    return contract.recorded_topics() | {EVENTS: Recorded("diagnostic_msgs/msg/DiagnosticArray")}
+
+
+def test_info_needs_the_memory_of_a_chunk(tmp_path: Path) -> None:
+    path = large_bag(tmp_path)
+    tracemalloc.start()
+    assert main(["info", str(path)]) == 0
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < path.stat().st_size / 4
 
 
 def test_two_publishers_on_one_topic_are_named_where_the_recorder_wrote_it_down(
