@@ -36,10 +36,10 @@ def run(options: argparse.Namespace) -> int:
     console.print(table)
     reasons = count_reasons([problem for episode in dataset.episodes for problem in episode.problems])
     if reasons:
-        cut_out = Table("cut out because of", "times", title="invalid ticks and transitions", title_justify="left")
+        problems = Table("what", "times", title="cut out, or worth knowing", title_justify="left")
         for reason, times in reasons.most_common():
-            cut_out.add_row(reason, str(times))
-        console.print(cut_out)
+            problems.add_row(reason, str(times))
+        console.print(problems)
     return 0
 
 
