@@ -3,7 +3,7 @@
 import json
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -33,7 +33,7 @@ from rl_ros.nodes.reward import Reward
 from rl_ros.nodes.tool_state import ToolState
 from rl_ros.robots.arm import Arm
 from rl_ros.robots.verdict import Code
-from rl_ros.training.acting import ExploringActor
+from rl_ros.training.acting import CheckedActor, ExploringActor
 
 SECOND = 1_000_000_000
 
@@ -99,6 +99,7 @@ PATIENT = {
     "joint_state_age": 5.0,
     "joint_state_frozen": 1e6,
     "watchdog": 5.0,
+    "action_age": 5.0,
     "burst": 50,
 }
 """A busy machine is no fault in the tests that are not about time."""
@@ -347,18 +348,78 @@ def test_a_policy_that_does_not_fit_is_refused_and_the_old_one_stays(
     assert node.actor is before
 
 
-def test_exploring_actions_differ_within_limits_and_follow_from_the_seed() -> None:
+class Still:
+    """An actor that does nothing."""
+
+    name, privileged = "policy", False
+
+    def __init__(self, frame: str = "") -> None:
+        self.frame = frame
+
+    def reset(self, seed: int) -> None: ...
+
+    def succeed(self, other: object, seed: int) -> None: ...
+
+    def act(self, tick: Tick) -> np.ndarray:
+        return np.array([0.0, 0.0, 0.0, 1.0], np.float32)
+
+
+def test_an_actor_that_is_swapped_in_goes_on_with_what_the_other_began() -> None:
+    """Its errors are not those from the beginning again, and a check of what was grasped does not begin anew."""
     contract = Contract.load("lift")
 
-    class Still:
-        name, frame = "policy", ""
-        privileged = False
-        frame = ""
+    class Check:
+        ticks = 0
 
-        def reset(self, seed: int) -> None: ...
+        def begin(self) -> None:
+            self.ticks = 0
 
-        def act(self, tick: Tick) -> np.ndarray:
-            return np.array([0.0, 0.0, 0.0, 1.0], np.float32)
+        def act(self, values: object, proposed: Callable[[], np.ndarray]) -> np.ndarray:
+            self.ticks += 1
+            return np.append(proposed(), np.float32(self.ticks))
+
+    def made() -> CheckedActor:
+        return CheckedActor(ExploringActor(Still(), contract, 0.5), Check())
+
+    def acted(swaps: bool) -> np.ndarray:
+        actor, found = made(), []
+        actor.reset(3)
+        for tick in range(20):
+            if swaps and tick == 12:
+                before, actor = actor, made()
+                actor.succeed(before, 3)
+            found.append(actor.act(Tick(0)))
+        return np.stack(found)
+
+    np.testing.assert_array_equal(acted(True), acted(False))
+
+
+def test_goals_of_another_encoder_are_not_taken_and_a_policy_that_needs_it_is_refused(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the latents of what the camera sees are no observation."""
+    with_parameters(monkeypatch, contract="grasp_image")
+    node = bench.add(Policy)
+    assert isinstance(node, Policy)
+    heard = bench.listen("diagnostics", STATUS)
+    assert bench.until(lambda: node.sender("diagnostics").get_subscription_count() > 0)
+    goal = node.contract.goal.desired_goal
+
+    def said(text: str) -> bool:
+        return any(text in messages.status_of(cdr).text for cdr in heard)
+
+    node.actor = Still("encoder/aaaa")
+    node.hear(goal.topic, messages.joint_state_cdr(1, goal.names, np.zeros(goal.shape), frame="encoder/bbbb"))
+    assert bench.until(lambda: said("latents are of encoder/bbbb, the policy was trained with encoder/aaaa"))
+    for frame, accepted in (("encoder/cccc", False), ("encoder/bbbb", True)):
+        monkeypatch.setattr(node, "make_actor", lambda bundle, frame=frame: Still(frame))
+        [result] = node.set_parameters([Parameter("bundle", value="runs/other/bundle")])
+        assert result.successful is accepted
+    assert node.actor.frame == "encoder/bbbb"
+
+
+def test_exploring_actions_differ_within_limits_and_follow_from_the_seed() -> None:
+    contract = Contract.load("lift")
 
     def actions(seed: int, share: float = 0.3) -> np.ndarray:
         actor = ExploringActor(Still(), contract, share)

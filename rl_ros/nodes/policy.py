@@ -47,6 +47,8 @@ class Policy(Node, LifecycleNodeMixin):
         self.silence = PATIENT_SILENCE if self.patient else SILENT_PERIODS * self.contract.period
         self.gate = EpisodeGate(Assembler(self.contract.observation, self.contract.reference))
         self.reference = self.contract.observation[self.contract.reference].topic
+        self.latents = ""
+        """Whose the newest latents are, of an observation or a goal; empty before any came."""
         self.still = StillPictures(self.contract.observation)
         self.pace = Pace(self.contract.period)
         self.due: Tick | None = None
@@ -129,14 +131,19 @@ class Policy(Node, LifecycleNodeMixin):
         """A message of an observation or a goal; latents of another image encoder than the policy's are not taken."""
         if topic == self.reference:
             self.pace.arrived(messages.stamp_of(cdr), steady())
-        if self.actor and self.actor.frame and self.contract.goal.image and topic == self.contract.latent.topic:
-            frame = messages.frame_of(cdr)
-            if frame != self.actor.frame:
-                text = f"latents are of {frame or 'no encoder'}, the policy was trained with {self.actor.frame}"
+        if self.contract.goal.image and topic in (self.contract.latent.topic, self.contract.goal.desired_goal.topic):
+            self.latents = messages.frame_of(cdr) or "no encoder"
+            if self.actor is not None and (text := self.other_encoder(self.actor)):
                 self.get_logger().error(text, once=True)
                 self.report(text)
                 return
         self.take(self.gate.push(topic, cdr))
+
+    def other_encoder(self, actor: Actor) -> str:
+        """What is wrong where the newest latents are not of the encoder that an actor needs; empty where they are."""
+        if not actor.frame or self.latents in ("", actor.frame):
+            return ""
+        return f"latents are of {self.latents}, the policy was trained with {actor.frame}"
 
     def take(self, ticks: list[Tick]) -> None:
         """Ticks that are complete now."""
@@ -239,10 +246,12 @@ class Policy(Node, LifecycleNodeMixin):
                     actor = self.make_actor(parameter.value)
                     if actor.privileged and not self.actor.privileged:
                         raise UserError("the expert needs a restart of this node")
+                    if wrong := self.other_encoder(actor):
+                        raise UserError(f"{wrong}; start the graph with policy:={parameter.value}, which brings it")
                 except UserError as error:
                     self.report(f"refused, and the old policy stays: {error}")
                     return SetParametersResult(successful=False, reason=str(error))
-                actor.reset(self.seed)
+                actor.succeed(self.actor, self.seed)
                 self.actor = actor
                 self.report(f"runs {parameter.value or 'the expert'}", messages.OK)
         return SetParametersResult(successful=True)

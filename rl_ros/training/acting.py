@@ -30,6 +30,9 @@ class Actor(Protocol):
     def reset(self, seed: int) -> None:
         """Begin an episode."""
 
+    def succeed(self, other: "Actor", seed: int) -> None:
+        """Go on with the episode of that seed, in whose middle another actor of the same kind leaves off."""
+
     def act(self, tick: Tick) -> np.ndarray:
         """The action, float32 (A,), in the units of the contract."""
 
@@ -46,6 +49,10 @@ class ExpertActor:
 
     def reset(self, seed: int) -> None:
         """Draw the episode's errors."""
+        self.expert.reset(seed)
+
+    def succeed(self, other: Actor, seed: int) -> None:
+        """See `Actor.succeed`; the task's script begins anew."""
         self.expert.reset(seed)
 
     def act(self, tick: Tick) -> np.ndarray:
@@ -96,6 +103,9 @@ class BundleActor:
     def reset(self, seed: int) -> None:
         """Nothing to do: a learned policy answers each observation by itself."""
 
+    def succeed(self, other: Actor, seed: int) -> None:
+        """See `reset`."""
+
     def act(self, tick: Tick) -> np.ndarray:
         """The policy's answer."""
         observation = {key: tick.values[key] for key in self._keys}
@@ -113,6 +123,12 @@ class CheckedActor:
         """Begin both."""
         self.actor.reset(seed)
         self.routine.begin()
+
+    def succeed(self, other: Actor, seed: int) -> None:
+        """See `Actor.succeed`; a check that is going on goes on."""
+        assert isinstance(other, CheckedActor)
+        self.actor.succeed(other.actor, seed)
+        self.routine = other.routine
 
     def act(self, tick: Tick) -> np.ndarray:
         """The routine's answer, which asks the actor for its own as long as that counts."""
@@ -137,6 +153,12 @@ class ExploringActor:
         """Errors follow from the episode's seed."""
         self.actor.reset(seed)
         self._rng = np.random.default_rng([seed, 0xE8A1])
+
+    def succeed(self, other: Actor, seed: int) -> None:
+        """See `Actor.succeed`; errors that were made are not made again."""
+        assert isinstance(other, ExploringActor)
+        self.actor.succeed(other.actor, seed)
+        self._rng = other._rng
 
     def act(self, tick: Tick) -> np.ndarray:
         """The action with its error, within the contract's limits."""
