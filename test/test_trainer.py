@@ -21,6 +21,8 @@ from rl_ros.bringup import Supervisor
 from rl_ros.cli import main
 from rl_ros.contract import Contract
 from rl_ros.episodes import messages
+from rl_ros.episodes.exchange.bags import write_bags
+from rl_ros.episodes.memory import Episode
 from rl_ros.episodes.record import EpisodeFile
 from rl_ros.errors import UserError
 from rl_ros.graph import load_graph, resolve
@@ -59,6 +61,35 @@ def trainer(directory: Path, **settings: object) -> BagTrainer:
     values: dict = {"updates_per_episode": 3, "export_every": 2, "start_after": 1, "overrides": TINY, **settings}
     made = Settings("bc", directory / "bags", directory / "run", **values)
     return BagTrainer(made, small_contract())
+
+
+def reach_bag(directory: Path, number: int) -> Path:
+    """A bag in which the tool wanders along x, far from the goal that it was given."""
+    contract = Contract.load("reach")
+    rows = np.arange(TICKS)
+    tool = np.column_stack([0.3 + 0.04 * rows, np.zeros((TICKS, 2))]).astype(np.float32)
+    episode = Episode(
+        stamps=(1 + rows) * contract.period_ns,
+        observation={"tool_position": tool, "tool_velocity": np.zeros_like(tool)},
+        auxiliary={},
+        desired_goal=np.tile(np.float32([0.5, 0.2, 0.3]), (TICKS, 1)),
+        action=np.zeros_like(tool),
+        reward=-np.ones(TICKS, np.float32),
+        terminated=np.zeros(TICKS, bool),
+        truncated=rows == TICKS - 2,
+        has_transition=rows < TICKS - 1,
+        outcome="timeout",
+        seed=number,
+        source="",
+    )
+    [bag] = write_bags([episode], contract, directory / f"part_{number}")
+    return bag
+
+
+def reach_trainer(algorithm: str, directory: Path, **settings: object) -> BagTrainer:
+    """A trainer of a task whose rewards follow from goals, so that hindsight can replace those."""
+    values: dict = {"updates_per_episode": 3, "start_after": 1, "overrides": TINY, **settings}
+    return BagTrainer(Settings(algorithm, directory / "bags", directory / "run", **values), Contract.load("reach"))
 
 
 def until_idle(one: BagTrainer) -> list[Event]:
@@ -177,6 +208,18 @@ def test_a_continued_bundle_goes_on_where_it_was_and_its_bags_earn_nothing(tmp_p
         return float(sum(np.square(after[name] - np.asarray(other[name])).sum() for name in weights))
 
     assert 0 < distance(before) < distance(fresh)
+
+
+@pytest.mark.parametrize("name", ["cal_ql", "awr"])
+def test_what_learns_from_whole_episodes_does_so_where_other_goals_are_relabelled(name: str, tmp_path: Path) -> None:
+    reach_bag(tmp_path / "bags", 0)
+    first = reach_trainer(name, tmp_path)
+    until_idle(first)
+    [exported] = of(Exported, first.close())
+    reach_bag(tmp_path / "bags", 1)
+    second = reach_trainer(name, tmp_path, continue_from=exported.bundle)
+    until_idle(second)
+    assert (first.updates, second.updates) == (3, 3)
 
 
 def test_the_bags_of_a_continued_bundle_are_half_of_each_batch_wherever_they_are(tmp_path: Path) -> None:

@@ -44,6 +44,7 @@ class AdvantageWeightedRegression(Algorithm):
 
     name: ClassVar[str] = "awr"
     config_type: ClassVar[type[Config]] = AdvantageWeightedRegressionConfig
+    uses_returns: ClassVar[bool] = True
     config: AdvantageWeightedRegressionConfig
 
     def build(self) -> dict[str, nn.Module]:

@@ -145,6 +145,8 @@ class Algorithm(ABC):
     name: ClassVar[str]
     config_type: ClassVar[type[Config]]
     policy_type: ClassVar[type[Policy]] = Policy
+    uses_returns: ClassVar[bool] = False
+    """Whether it learns from the returns of whole episodes, which nobody knows for goals of hindsight."""
 
     def __init__(
         self, contract: Contract, normalisation: Normalisation, config: Config, seed: int, device: str = "cpu"

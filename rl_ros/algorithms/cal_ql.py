@@ -31,6 +31,7 @@ class CalibratedQLearning(ConservativeQLearning):
 
     name: ClassVar[str] = "cal_ql"
     config_type: ClassVar[type[Config]] = CalibratedQLearningConfig
+    uses_returns: ClassVar[bool] = True
     config: CalibratedQLearningConfig
 
     def build(self) -> dict[str, nn.Module]:

@@ -15,6 +15,7 @@ from typing import ClassVar, Protocol
 
 import numpy as np
 
+from rl_ros.algorithms.actor_critic import refuse_hindsight
 from rl_ros.algorithms.base import Algorithm, Config
 from rl_ros.algorithms.sac import SoftActorCritic, SoftActorCriticConfig
 from rl_ros.algorithms.td3 import TwinDelayed, TwinDelayedConfig
@@ -86,13 +87,15 @@ def practise(learner: Algorithm, prior: Prior) -> None:
     learner need not be one of these: any that takes goals of hindsight practises with half of them imagined.
 
     Raises:
-        UserError: `prior_share` is no share, or `reached` negative.
+        UserError: `prior_share` is no share, or `reached` negative, or the learner needs the returns of whole episodes.
     """
     share, reached = (
         float(getattr(learner.config, name, usual)) for name, usual in (("prior_share", 0.5), ("reached", 0))
     )
     reward = DistanceReward("penalty", reached) if reached else LATENT_REWARD
     learner.hindsight = Hindsight({"prior": share, "future": 1.0 - share}, reward, prior=prior)
+    if learner.uses_returns:
+        refuse_hindsight(learner)
 
 
 def standard_normal(size: int) -> Prior:

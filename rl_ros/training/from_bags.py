@@ -73,7 +73,8 @@ class Settings:
     """Of each batch that comes from the bags of the bundle that is continued, once there are new ones; half and half as
     in Ball et al. 2023, "Efficient Online Reinforcement Learning with Offline Data" (2302.02948)."""
     hindsight: float = 4.0
-    """Goals of hindsight for each goal that was given, where the algorithm does not choose them itself."""
+    """Goals of hindsight for each goal that was given, where the algorithm neither chooses them itself nor needs the
+    returns of whole episodes."""
     encoder: Path | None = None
     """An image encoder, where goals are images: it makes latents of the bags' images, whatever they were encoded by."""
     seed: int = 0
@@ -365,9 +366,10 @@ class BagTrainer:
 
     def _relabel(self, learner: Algorithm) -> None:
         """Say which goals it is to learn from."""
-        learner.hindsight = self._hindsight
         if self._imagined is not None:
             practise(learner, drawn_from(self._imagined))
+        elif not learner.uses_returns:
+            learner.hindsight = self._hindsight
 
     def _continued(self, bundle: Bundle) -> Algorithm:
         settings = self.settings
