@@ -115,6 +115,26 @@ def test_cal_ql_knows_the_returns_of_every_memory_and_of_new_episodes(contract: 
     assert returns(recorded) == [1.5, 1.0]
 
 
+@pytest.mark.parametrize(
+    ("rewards", "terminated", "bound"),
+    [
+        ([-1, -1, -1], False, [-2, -2, -2]),  # a failure goes on like that for ever, however long it was recorded
+        ([-1, -1, -1], True, [-1.75, -1.5, -1]),
+        ([-1, 0, 0], False, [-1, 0, 0]),  # it stays at the goal
+        ([0, 0, 0], False, [0, 0, 0]),
+        ([0, 1, 1], False, [0.75, 1.5, 1]),  # more may follow, but nobody has seen it
+        ([4, -1, 2], False, [4, 0, 2]),
+    ],
+)
+def test_the_bound_of_cal_ql_is_never_more_than_what_was_recorded_is_worth(
+    rewards: list[float], terminated: bool, bound: list[float], contract: Contract
+) -> None:
+    memory = chain([rewards], [terminated])
+    learner = make_algorithm("cal_ql", contract, unit_statistics(contract), overrides={"discount": 0.5})
+    [batch] = learner.batches(memory, memory.transitions[None], np.random.default_rng(0))
+    np.testing.assert_allclose(batch.extra["return"], bound)
+
+
 def test_rebrac_sees_the_next_action_where_one_was_recorded(contract: Contract) -> None:
     memory = chain([[1, 1, 1], [2]], [True, False])
     learner = make_algorithm("rebrac", contract, unit_statistics(contract))

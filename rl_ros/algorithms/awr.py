@@ -96,6 +96,8 @@ class AdvantageWeightedRegression(Algorithm):
         self._returns.forget()
 
     def _estimate(self, memory: ReplayMemory) -> np.ndarray:
+        """TD(λ) returns, float32 (rows,). What follows where recording stopped is what the value function has learned
+        of such states, as in the paper: advantages call for an estimate, not for a lower bound as in Cal-QL."""
         next_value = np.zeros(len(memory.reward), np.float32)
         for start in range(0, len(memory.transitions), ROWS_AT_ONCE):
             rows = memory.transitions[start : start + ROWS_AT_ONCE]

@@ -4,7 +4,8 @@ Nakamoto et al. 2023, "Cal-QL: Calibrated Offline RL Pre-Training for Efficient 
 
 Conservative Q-learning (see `cql.py`) values the policy's actions so low that the first rewards earned online look like
 a discovery, and what was learned is forgotten. Here their values are pushed down no further than the return of the
-recorded behaviour.
+recorded behaviour. That return must not be more than the behaviour is worth, or the penalty is off everywhere; what it
+is taken for where a recording was cut off is said at `lower_returns`.
 """
 
 from collections.abc import Iterator
@@ -46,13 +47,10 @@ class CalibratedQLearning(ConservativeQLearning):
             UserError: goals are relabelled, for which there are no returns.
         """
         refuse_hindsight(self)
-        returns = self._returns.get(memory, self._monte_carlo)
+        returns = self._returns.get(memory, lambda memory: lower_returns(memory, self.config.discount))
         for begin, batch in zip(rows, super().batches(memory, rows, rng), strict=True):
             batch.extra["return"] = returns.take(begin)
             yield batch
-
-    def _monte_carlo(self, memory: ReplayMemory) -> np.ndarray:
-        return lambda_returns(memory, np.zeros(len(memory.reward), np.float32), self.config.discount, trace=1.0)
 
     def sampled_values(self, sampled: Tensor, uniform: int, batch: Transitions) -> Tensor:
         """See `ConservativeQLearning.sampled_values`."""
@@ -69,3 +67,22 @@ def calibrated(q: Tensor, returns: Tensor) -> Tensor:
         returns: (batch,).
     """
     return torch.maximum(q, returns)
+
+
+def lower_returns(memory: ReplayMemory, discount: float) -> np.ndarray:
+    """The Monte Carlo return of each transition, float32 (rows,): no more than the recorded behaviour is worth.
+
+    Where recording stopped before an end, what follows is taken to be min( r, 0 ) / (1 − γ), r the last reward: if that
+    is negative it goes on like that, and otherwise nothing more is earned.
+
+    - −1 a tick and 0 at the goal: an episode without success is worth −1 / (1 − γ) at each of its ticks, as in the
+      authors' code for sparse rewards; one that was cut off at its goal stays there.
+    - 0 a tick and 1 at the goal: what was seen, as nothing negative can follow.
+    - Dense: that rewards go on to be worth at least 0, or the last of them if that is less, is an assumption. It holds
+      where none is negative, as for most of what walks; where worse ones follow the bound is too high by those.
+
+    Args:
+        memory: the episodes.
+        discount: γ.
+    """
+    return lambda_returns(memory, np.minimum(memory.reward, 0.0) / (1.0 - discount), discount, trace=1.0)
