@@ -42,7 +42,7 @@ BLOCK = 100
 SETTINGS: dict[str, dict[str, Any]] = {
     "td3_bc": {"critic_layer_norm": False},
     "iql": {"schedule": "constant", "average_rate": 1.0, "critic_layer_norm": False},
-    "sac": {"hidden_layers": 2, "critic_layer_norm": False},
+    "sac": {"hidden_layers": 2, "critic_layer_norm": False, "smallest_reward": 0.0, "largest_reward": 1.0},
     "awac": {},
     "cql": {"critic_layer_norm": False},
     "bc": {"schedule": "constant", "average_rate": 1.0},

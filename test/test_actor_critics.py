@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from rl_ros.episodes.hindsight import Hindsight
 from rl_ros.episodes.memory import Batch, Episode, ReplayMemory
 from rl_ros.errors import UserError
 from rl_ros.networks.policies import ActionLayout, squashed_log_probability
+from rl_ros.training.offline import train
 
 NAMES = ("ddpg", "td3", "sac")
 SMALL = {"hidden_size": 16, "hidden_layers": 2, "batch_size": 32}
@@ -247,6 +249,34 @@ def test_demonstrations_are_cloned_only_where_the_critic_prefers_them(contract: 
         assert (losses["cloning_loss"].item() > 0.0) == cloned
     alone = replace(transitions, demonstration=torch.zeros(32))
     assert algorithm.policy_losses(alone, features, torch.full((1, 32), 1e6))["cloning_loss"].item() == 0.0  # type: ignore[attr-defined]
+
+
+# Rewards that values are not learned of.
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_rewards_beyond_the_bounds_are_refused_before_anything_is_learned(
+    name: str, contract: Contract, tmp_path: Path
+) -> None:
+    paid = walk([0.0, 0.1, 0.2], 0.2, terminated=True)
+    paid = replace(paid, reward=paid.reward + 1.0)
+    memory = ReplayMemory([paid], achieved_goal="place")
+    refusal = "rewards from 0 to 1 are not between smallest_reward -1.0 and largest_reward 0.0"
+    with pytest.raises(UserError, match=refusal):
+        train(memory, contract, name, tmp_path, updates=3, overrides=SMALL)
+    train(memory, contract, name, tmp_path, updates=3, overrides=SMALL | {"largest_reward": 1.0})
+    train(memory, contract, name, tmp_path, updates=3, overrides=SMALL | {"largest_reward": None})
+
+
+@pytest.mark.parametrize("steps", [1, 3])
+def test_so_are_those_of_hindsight_but_not_returns_of_several_steps(steps: int, contract: Contract) -> None:
+    memory = ReplayMemory([walk([0.0, 0.1, 0.2, 0.3], 9.0)], achieved_goal="place")
+    algorithm = learner("ddpg", contract, return_steps=steps)
+    rng = np.random.default_rng(0)
+    assert len(list(algorithm.batches(memory, memory.transitions[None], rng))) == 1
+    algorithm.hindsight = Hindsight({"final": 1.0}, DistanceReward("success"))
+    with pytest.raises(UserError, match="largest_reward"):
+        next(iter(algorithm.batches(memory, memory.transitions[None], rng)))
 
 
 # Returns of several steps.

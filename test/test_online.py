@@ -341,6 +341,14 @@ def test_demonstrations_have_their_share_of_each_batch(tmp_path: Path) -> None:
         assert all((shown == action).all(1).any() for action in batch.action[batch.demonstration])
 
 
+def test_rewards_that_an_algorithm_is_not_set_for_end_learning_with_a_sentence(tmp_path: Path) -> None:
+    training = line_training(tmp_path)
+    training.algorithm.hindsight = None
+    training.reward = DistanceReward("success", 5.0)
+    with pytest.raises(UserError, match=r"ddpg: rewards from \S+ to 1 are not between .* largest_reward 0.0"):
+        training.run(checkpoint_every=None)
+
+
 def test_an_episode_in_which_nothing_moved_is_seldom_remembered(tmp_path: Path) -> None:
     made = Line().collect(lambda values, goal: goal, range(64))
     places = [np.zeros((9, 2), np.float32), np.linspace(0, 1, 18, dtype=np.float32).reshape(9, 2)]

@@ -222,6 +222,13 @@ def test_what_learns_from_whole_episodes_does_so_where_other_goals_are_relabelle
     assert (first.updates, second.updates) == (3, 3)
 
 
+def test_rewards_that_an_algorithm_is_not_set_for_end_learning_with_a_sentence(tmp_path: Path) -> None:
+    record(tmp_path / "bags", 0)
+    settings = Settings("sac", tmp_path / "bags", tmp_path / "run", start_after=1, overrides=TINY)
+    with pytest.raises(UserError, match=r"sac: rewards from \S+ to \S+ are not between .* largest_reward 0.0"):
+        until_idle(BagTrainer(settings, small_contract()))
+
+
 def test_the_bags_of_a_continued_bundle_are_half_of_each_batch_wherever_they_are(tmp_path: Path) -> None:
     for number in range(4):
         record(tmp_path / "bags", number)

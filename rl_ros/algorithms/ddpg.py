@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from rl_ros.algorithms.base import Algorithm, Config, Transitions
 from rl_ros.episodes.hindsight import OWN, Reward
 from rl_ros.episodes.memory import Batch, ReplayMemory
+from rl_ros.errors import UserError
 from rl_ros.networks.layers import frozen, move_towards
 from rl_ros.networks.policies import DeterministicPolicy, Policy
 
@@ -43,7 +44,8 @@ class DeterministicPolicyGradientConfig(Config):
     target_rate: float = 0.01
     """Share of the way that the target networks move at each update."""
     smallest_reward: float | None = -1.0
-    """No tick is worth less; with it no value is below this over 1 − γ. None: not known, as for distances."""
+    """No tick is worth less; with it no value is below this over 1 − γ. None: not known, as for distances. Where
+    a tick is worth less, learning is refused."""
     largest_reward: float | None = 0.0
     """The same from above."""
     action_penalty: float = 1.0
@@ -101,14 +103,21 @@ class DeterministicPolicyGradient(Algorithm):
         return torch.stack(list(losses.values())).sum(), metrics
 
     def batches(self, memory: ReplayMemory, rows: np.ndarray, rng: np.random.Generator) -> Iterator[Batch]:
-        """See `Algorithm.batches`; rewards are returns of `return_steps`."""
+        """See `Algorithm.batches`; rewards are returns of `return_steps`.
+
+        Raises:
+            UserError: a reward is beyond `smallest_reward` or `largest_reward`.
+        """
         steps, discount, hindsight = self.config.return_steps, self.config.discount, self.hindsight
         if steps == 1:
-            yield from super().batches(memory, rows, rng)
+            for batch in super().batches(memory, rows, rng):
+                self._require_bounded(batch.reward)
+                yield batch
             return
         goal_rows = np.full(rows.shape, OWN) if hindsight is None else hindsight.goal_rows(rng, memory, rows)
         for begin, goals in zip(rows, goal_rows, strict=True):
             batch = memory.take(begin) if hindsight is None else hindsight.relabel(memory, begin, goals, rng)
+            self._require_bounded(batch.reward)
             compute_reward = None if hindsight is None else hindsight.compute_reward
             yield with_returns(batch, memory, begin, goals != OWN, steps, discount, compute_reward)
 
@@ -156,6 +165,18 @@ class DeterministicPolicyGradient(Algorithm):
         rate = self.config.target_rate
         move_towards(self.networks["target_critic"], self.networks["critic"], rate)
         move_towards(self.networks["target_actor"], self.trained_policy.actor, rate)
+
+    def _require_bounded(self, reward: np.ndarray) -> None:
+        """Refuse rewards (batch,) that the bounds on values would cut off: nothing could be learned from them."""
+        smallest, largest = self.config.smallest_reward, self.config.largest_reward
+        least, most = reward.min(), reward.max()
+        if (smallest is None or least >= smallest) and (largest is None or most <= largest):
+            return
+        raise UserError(
+            f"{self.name}: rewards from {least:g} to {most:g} are not between smallest_reward {smallest} and "
+            f"largest_reward {largest}, which bound the values that are learned; set both to what a tick can be worth, "
+            "or to null where nobody knows."
+        )
 
 
 def with_returns(
