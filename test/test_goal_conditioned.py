@@ -24,9 +24,10 @@ from rl_ros.episodes.exchange.bags import write_bags
 from rl_ros.episodes.hindsight import GoalBatch
 from rl_ros.episodes.memory import ReplayMemory
 from rl_ros.errors import UserError
-from rl_ros.networks.layers import gaussian_divergence
+from rl_ros.networks.layers import DESIRED_GOAL, gaussian_divergence
 from rl_ros.networks.policies import ActionDistribution, ActionLayout
 from rl_ros.training.bundle import TOLERANCE, load_bundle
+from rl_ros.training.doctor import examine
 from rl_ros.training.offline import train
 
 NAMES = ("gcbc", "gcsl", "wgcsl", "gciql", "gcivl", "hiql", "latent_plans")
@@ -354,6 +355,33 @@ def test_goals_are_learned_from_bags(contract: Contract, tmp_path: Path) -> None
     options = ["--bags", str(tmp_path / "bags"), "--out", str(tmp_path / "run"), "--updates", "2"]
     assert main(["train", "--algorithm", "gciql", *options, "--set", "batch_size=8"]) == 0
     assert load_bundle(tmp_path / "run" / "bundle").algorithm == "gciql"
+
+
+@pytest.mark.parametrize("name", [*NAMES, "iql"])
+def test_goals_of_hindsight_are_not_clipped_where_all_were_asked_for_the_same(
+    name: str, contract: Contract, tmp_path: Path
+) -> None:
+    memory = detours(30)
+    asked = np.float32([0.5, 0.4]) + np.random.default_rng(0).normal(0, 0.003, memory.desired_goal.shape)
+    memory.desired_goal[:] = asked.astype(np.float32)
+    bundle = load_bundle(train(memory, contract, name, tmp_path, updates=1, overrides=SMALL))
+    statistics = bundle.normalisation[DESIRED_GOAL]
+    if name == "iql":  # which is shown no other goals
+        goals = memory.desired_goal.astype(np.float64)
+        assert statistics == {"mean": goals.mean(0).tolist(), "std": goals.std(0).tolist()}
+        return
+    standardised = (memory.achieved_goal - statistics["mean"]) / statistics["std"]
+    assert np.abs(standardised).max() < 5.0
+    assert standardised.std(0).min() > 0.5
+
+
+def test_the_doctor_knows_goals_of_hindsight(contract: Contract, tmp_path: Path) -> None:
+    points = np.linspace([0.0, 0.0], [0.5, 0.4], 6)
+    write_bags([point_episode(points, np.diff(points, axis=0), np.ones(2))] * 2, contract, tmp_path / "bags")
+    for name in ("gcbc", "iql"):
+        options = ["--bags", str(tmp_path / "bags"), "--out", str(tmp_path / name), "--updates", "2"]
+        assert main(["train", "--algorithm", name, *options, "--set", "batch_size=8"]) == 0
+        assert "normaliser" not in {finding.check for finding in examine(tmp_path / name)[0]}
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -222,6 +222,18 @@ def test_what_learns_from_whole_episodes_does_so_where_other_goals_are_relabelle
     assert (first.updates, second.updates) == (3, 3)
 
 
+@pytest.mark.parametrize(("name", "hindsight", "mean"), [("iql", 4.0, 0.45), ("iql", 0.0, 0.5), ("cal_ql", 4.0, 0.5)])
+def test_goals_are_standardised_by_those_that_are_learned_from(
+    name: str, hindsight: float, mean: float, tmp_path: Path
+) -> None:
+    reach_bag(tmp_path / "bags", 0)
+    one = reach_trainer(name, tmp_path, hindsight=hindsight)
+    until_idle(one)
+    [exported] = of(Exported, one.close())
+    # Asked for was x = 0.5, achieved 0.3 to 0.5.
+    assert load_bundle(exported.bundle).normalisation["desired_goal"]["mean"][0] == pytest.approx(mean)
+
+
 def test_rewards_that_an_algorithm_is_not_set_for_end_learning_with_a_sentence(tmp_path: Path) -> None:
     record(tmp_path / "bags", 0)
     settings = Settings("sac", tmp_path / "bags", tmp_path / "run", start_after=1, overrides=TINY)

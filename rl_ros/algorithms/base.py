@@ -147,6 +147,8 @@ class Algorithm(ABC):
     policy_type: ClassVar[type[Policy]] = Policy
     uses_returns: ClassVar[bool] = False
     """Whether it learns from the returns of whole episodes, which nobody knows for goals of hindsight."""
+    relabels: ClassVar[bool] = False
+    """Whether its own `batches` ask for goals that were achieved, whatever `hindsight` is."""
 
     def __init__(
         self, contract: Contract, normalisation: Normalisation, config: Config, seed: int, device: str = "cpu"
@@ -223,6 +225,11 @@ class Algorithm(ABC):
         goal_rows = self.hindsight.goal_rows(rng, memory, rows)
         for begin, goals in zip(rows, goal_rows, strict=True):
             yield self.hindsight.relabel(memory, begin, goals, rng)
+
+    @property
+    def sees_achieved(self) -> bool:
+        """Whether goals that were achieved are among those that it learns from."""
+        return self.relabels or self.hindsight is not None
 
     @abstractmethod
     def loss(self, batch: Transitions, features: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
@@ -413,19 +420,30 @@ def auxiliary_loss(prediction: Tensor, target: Tensor) -> Tensor:
     return nn.functional.mse_loss(prediction, target)
 
 
-def dataset_statistics(memory: ReplayMemory, contract: Contract) -> dict[str, dict[str, list[float]]]:
+def dataset_statistics(
+    memory: ReplayMemory, contract: Contract, *, achieved: bool = False
+) -> dict[str, dict[str, list[float]]]:
     """Mean and standard deviation of every vector of a data set: observations, auxiliary values and the goal.
 
     An entry that never varies gets the standard deviation 1.
+
+    Args:
+        achieved: goals are learned from in hindsight: those that were achieved count as well as those that were asked
+            for, which may be few and far from them.
+
+    Raises:
+        UserError: `achieved`, and the memory does not know what a tick achieved.
     """
     images = {name for name, key in contract.observation.items() if len(key.shape) == 3 and key.dtype == "uint8"}
     columns = {name: memory.observation[name] for name in contract.observation if name not in images}
     columns |= {name: memory.auxiliary[name] for name in contract.auxiliary if name in memory.auxiliary}
-    columns[DESIRED_GOAL] = memory.desired_goal
-    statistics = {}
     used = memory.episode >= 0  # of a memory with a capacity rows may be free
-    for name, column in columns.items():
-        values = column[used].reshape(int(used.sum()), -1).astype(np.float64)
+    rows = {name: column[used] for name, column in columns.items()}
+    goals = [memory.desired_goal, memory.achieved_goal] if achieved else [memory.desired_goal]
+    rows[DESIRED_GOAL] = np.concatenate([column[used] for column in goals])
+    statistics = {}
+    for name, column in rows.items():
+        values = column.reshape(len(column), -1).astype(np.float64)
         std = values.std(axis=0)
         statistics[name] = {"mean": values.mean(axis=0).tolist(), "std": np.where(std < 1e-6, 1.0, std).tolist()}
     return statistics

@@ -38,6 +38,7 @@ class GoalConditionedCloning(BehaviourCloning):
 
     name: ClassVar[str] = "gcbc"
     config_type: ClassVar[type[Config]] = GoalConditionedCloningConfig
+    relabels: ClassVar[bool] = True
 
     def build(self) -> dict[str, nn.Module]:
         """The policy; see `Algorithm.build`.

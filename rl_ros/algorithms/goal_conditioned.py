@@ -71,6 +71,7 @@ class GoalConditioned(Algorithm):
     """Learns a value function and a policy of goals, from recordings that say which goals were achieved."""
 
     config_type: ClassVar[type[Config]] = GoalConditionedConfig
+    relabels: ClassVar[bool] = True
     config: GoalConditionedConfig
 
     def build(self) -> dict[str, nn.Module]:

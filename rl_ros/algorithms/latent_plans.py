@@ -73,6 +73,7 @@ class LatentPlans(Algorithm):
     name: ClassVar[str] = "latent_plans"
     config_type: ClassVar[type[Config]] = LatentPlansConfig
     policy_type: ClassVar[type[Policy]] = PlanningPolicy
+    relabels: ClassVar[bool] = True
     config: LatentPlansConfig
 
     def build(self) -> dict[str, nn.Module]:

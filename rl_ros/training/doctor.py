@@ -6,7 +6,7 @@ critic say of the recordings. What cannot be looked at (no recordings, no critic
 
 import csv
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -369,15 +369,17 @@ def wrong_normaliser(evidence: Evidence) -> list[Finding]:
     limits, contract = evidence.thresholds, evidence.contract
     keys = contract.observation | {DESIRED_GOAL: contract.goal.desired_goal}
     found = []
-    for key, data in dataset_statistics(evidence.memory, contract).items():
+    plain = dataset_statistics(evidence.memory, contract)
+    known = [plain]
+    if evidence.memory.achieved_goal_key is not None:  # a bundle does not tell whether it learned in hindsight
+        known.append(dataset_statistics(evidence.memory, contract, achieved=True))
+    for key, data in plain.items():
         if key not in evidence.normalisation or key not in keys:
             continue
         used = evidence.normalisation[key]
-        means, stds = (np.array([each[part] for each in (used, data)]) for part in ("mean", "std"))
-        off = np.abs(means[0] - means[1]) / stds.min(0)
-        ratio = stds[0] / stds[1]
-        wrong = (off > limits.shift) | (ratio > limits.stretch) | (ratio < 1 / limits.stretch)
+        wrong = np.all([_differ(used, each[key], limits) for each in known], axis=0)
         if wrong.any():
+            means, stds = (np.array([each[part] for each in (used, data)]) for part in ("mean", "std"))
             index = int(np.argmax(wrong))
             names = entry_names(key, keys[key])
             name = names[index] if len(names) == len(wrong) else f"{key}[{index}]"
@@ -389,6 +391,14 @@ def wrong_normaliser(evidence: Evidence) -> list[Finding]:
             remedy = "train on these recordings from the beginning, or check the units and topics of the contract"
             found.append(Finding("normaliser", "fault", text, f"bundle: normalisation of {key}", remedy))
     return found
+
+
+def _differ(used: Mapping[str, Sequence[float]], data: Mapping[str, Sequence[float]], limits: Thresholds) -> np.ndarray:
+    """Whether each entry is normalised with other statistics than those of the data, bool (n,)."""
+    means, stds = (np.array([each[part] for each in (used, data)]) for part in ("mean", "std"))
+    off, ratio = np.abs(means[0] - means[1]) / stds.min(0), stds[0] / stds[1]
+    differ: np.ndarray = (off > limits.shift) | (ratio > limits.stretch) | (ratio < 1 / limits.stretch)
+    return differ
 
 
 CHECKS: tuple[Callable[[Evidence], list[Finding]], ...] = (

@@ -201,7 +201,8 @@ class BagTrainer:
         if settings.continue_from is not None:
             self._learner = self._continued(load_bundle(settings.continue_from))
         else:
-            self._make_learner(_unit_statistics(contract))  # what is wrong with the settings is said at once
+            # What is wrong with the settings is said at once.
+            self._sees_achieved = self._make_learner(_unit_statistics(contract)).sees_achieved
         self._rows = RunLog(settings.run / "metrics.csv", append=True)
 
     @property
@@ -331,7 +332,8 @@ class BagTrainer:
 
     def _update(self) -> None:
         if self._learner is None:
-            self._learner = self._make_learner(dataset_statistics(self._memory, self.contract))
+            statistics = dataset_statistics(self._memory, self.contract, achieved=self._sees_achieved)
+            self._learner = self._make_learner(statistics)
         learner = self._learner
         learner.schedule(learner.config.warm_up * min(1.0, self.updates / WARM_UP_UPDATES))
         rows = self.sample(learner.config.batch_size)

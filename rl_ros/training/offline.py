@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from rl_ros.algorithms.base import dataset_statistics, make_algorithm
+from rl_ros.algorithms.base import dataset_statistics, find_algorithm, make_algorithm
 from rl_ros.algorithms.rig import drawn_from, imagined, practise
 from rl_ros.contract import Contract
 from rl_ros.episodes.allocation import keep_freed_memory
@@ -78,7 +78,8 @@ def train(
     if (seconds is None) == (updates is None) or (seconds or updates or 0) <= 0:
         raise UserError("training takes either a positive number of seconds or of updates; give one of them.")
     keep_freed_memory()
-    normalisation = dataset_statistics(memory, contract)
+    achieved = encoder is not None or find_algorithm(algorithm).relabels
+    normalisation = dataset_statistics(memory, contract, achieved=achieved)
     learner = make_algorithm(algorithm, contract, normalisation, seed=seed, overrides=overrides, device=device)
     if encoder is not None:
         practise(learner, drawn_from(imagined(encoder)))

@@ -59,7 +59,8 @@ class DataSource:
             dataset = read_layer(dataset, self.task).over(dataset)
         if self.actors:
             dataset = dataset.of_actors(self.actors)
-        return ReplayMemory(dataset.columns), [episode.source for episode in dataset.episodes]
+        memory = ReplayMemory(dataset.columns, achieved_goal=bundle.contract.goal.achieved_goal or None)
+        return memory, [episode.source for episode in dataset.episodes]
 
 
 def write_source(run: Path, source: DataSource) -> None:
