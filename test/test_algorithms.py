@@ -326,6 +326,14 @@ def test_auxiliary_values_teach_and_never_enter() -> None:
     assert "auxiliary_loss" not in without.update(image_data(contract, np.random.default_rng(0)))
 
 
+def test_what_hardly_varies_is_not_blown_up(contract: Contract) -> None:
+    tool = np.array([[0.0, 0.3, 0.0], [0.2, 0.3, 2e-5], [0.4, 0.3, 4e-5]])
+    statistics = dataset_statistics(
+        ReplayMemory([episode(tool, 0.0, np.zeros((2, 4)), np.zeros(2), terminated=True)]), contract
+    )
+    np.testing.assert_allclose(statistics["tool_position"]["std"], [np.std([0.0, 0.2, 0.4]), 1.0, 1e-3], rtol=1e-6)
+
+
 def test_a_foreign_state_is_refused(contract: Contract, memory: ReplayMemory) -> None:
     statistics = dataset_statistics(memory, contract)
     state = make_algorithm("bc", contract, statistics).state_dict()

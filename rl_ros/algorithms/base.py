@@ -60,6 +60,9 @@ ALGORITHMS: dict[str, str] = {
     "wgcsl": "rl_ros.algorithms.wgcsl:WeightedGCSL",
 }
 """Every algorithm, by the name that `rl_ros train` takes: module and class."""
+SMALLEST_STD = 1e-3
+"""No vector's standard deviation counts for less: what hardly varies in a data set is mostly noise, and divided by less
+it would drown all else as soon as it moves. It is what TD3+BC adds to each (2106.06860)."""
 GENERATOR_BYTES = 5056, 16
 """Of the state of a generator of random numbers on the CPU, and on a GPU: what tells a checkpoint of the other kind."""
 
@@ -425,7 +428,7 @@ def dataset_statistics(
 ) -> dict[str, dict[str, list[float]]]:
     """Mean and standard deviation of every vector of a data set: observations, auxiliary values and the goal.
 
-    An entry that never varies gets the standard deviation 1.
+    An entry that never varies gets the standard deviation 1, any other at least `SMALLEST_STD`.
 
     Args:
         achieved: goals are learned from in hindsight: those that were achieved count as well as those that were asked
@@ -445,7 +448,8 @@ def dataset_statistics(
     for name, column in rows.items():
         values = column.reshape(len(column), -1).astype(np.float64)
         std = values.std(axis=0)
-        statistics[name] = {"mean": values.mean(axis=0).tolist(), "std": np.where(std < 1e-6, 1.0, std).tolist()}
+        std = np.where(std < 1e-6, 1.0, np.maximum(std, SMALLEST_STD))
+        statistics[name] = {"mean": values.mean(axis=0).tolist(), "std": std.tolist()}
     return statistics
 
 
