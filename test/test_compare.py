@@ -11,7 +11,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from rl_ros.cli import main
 from rl_ros.episodes.statistics import bootstrap_interval, interquartile_mean
-from rl_ros.training.compare import average
+from rl_ros.training.compare import Data, Run, average, group
 from rl_ros.training.logs import RunLog
 
 
@@ -65,30 +65,72 @@ def test_the_interquartile_mean_leaves_out_a_quarter_at_each_end() -> None:
     np.testing.assert_array_equal(interquartile_mean(np.ones((2, 5))), [1.0, 1.0])
 
 
-def test_the_command_compares_runs_by_algorithm_and_data(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def run_of(algorithm: str, data: Data, success: float, **settings: str) -> Run:
+    figures = {"success": (np.array([100.0]), np.array([success]))}
+    return Run(Path(algorithm), algorithm, data, "update", figures, settings=settings)
+
+
+def test_runs_of_other_tasks_or_settings_are_no_seeds_of_each_other() -> None:
+    reach, push = (Data(name, Path(f"/runs/{name}/bags")) for name in ("reach", "push"))
+    groups = group(
+        [
+            run_of("td3_bc", reach, 0.8, alpha="0.1", discount="0.99"),
+            run_of("td3_bc", reach, 0.6, alpha="0.1", discount="0.99"),
+            run_of("td3_bc", reach, 0.4, alpha="2.5", discount="0.99"),
+            run_of("td3_bc", push, 0.2, alpha="0.1", discount="0.99"),
+            run_of("bc", push, 0.1, discount="0.9"),
+        ]
+    )
+    # What is the same everywhere is not said.
+    assert [(each.name, len(each.runs), each.curves["success"].mean[0]) for each in groups] == [
+        ("td3_bc alpha=0.1 on reach", 2, pytest.approx(0.7)),
+        ("td3_bc alpha=2.5 on reach", 1, 0.4),
+        ("td3_bc alpha=0.1 on push", 1, 0.2),
+        ("bc on push", 1, 0.1),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("data", "names"),
+    [
+        ([Data("push", Path("/a/bags"))], ["bc"]),
+        ([Data("push", Path("/a/expert")), Data("push", Path("/a/play"))], ["bc on expert", "bc on play"]),
+        ([Data("push", Path("/a/bags")), Data("push", Path("/b/bags"))], ["bc on a/bags", "bc on b/bags"]),
+        ([Data("push", Path("/a/bags"), layer) for layer in ("", "near")], ["bc on bags", "bc on bags (near)"]),
+        ([Data("push"), Data("reach")], ["bc on push", "bc on reach"]),
+    ],
+)
+def test_data_are_called_by_the_shortest_name_that_is_only_theirs(data: list[Data], names: list[str]) -> None:
+    assert [each.name for each in group([run_of("bc", each, 0.5) for each in data])] == names
+
+
+def test_the_command_compares_runs_by_algorithm_settings_and_data(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     torch.set_num_threads(1)
     bags = cart_bags(tmp_path / "random_pushes", 20)
     runs = []
-    for algorithm, seed in (("iql", 0), ("iql", 1), ("bc", 0)):
-        runs.append(str(tmp_path / f"{algorithm}_{seed}"))
+    for algorithm, seed, rate in (("iql", 0, 0.001), ("iql", 1, 0.001), ("iql", 0, 0.01), ("bc", 0, 0.001)):
+        runs.append(str(tmp_path / f"{algorithm}_{seed}_{rate}"))
         given = ["--bags", str(bags), "--out", runs[-1], "--updates", "200", "--seed", str(seed)]
-        assert (
-            main(["train", "--algorithm", algorithm, *given, "--set", "hidden_size=16", "--set", "batch_size=16"]) == 0
-        )
+        settings = ["--set", "hidden_size=16", "--set", "batch_size=16", "--set", f"learning_rate={rate}"]
+        assert main(["train", "--algorithm", algorithm, *given, *settings]) == 0
     assert main(["compare", *runs, "--out", str(tmp_path / "compared")]) == 0
     rows = rows_of(tmp_path / "compared/compare.csv")
-    assert {(row["algorithm"], row["data"], row["runs"]) for row in rows} == {
-        ("iql", "random_pushes", "2"),
-        ("bc", "random_pushes", "1"),
+    assert {(row["algorithm"], row["settings"], row["data"], row["runs"]) for row in rows} == {
+        ("iql", "learning_rate=0.001", "random_pushes", "2"),
+        ("iql", "learning_rate=0.01", "random_pushes", "1"),
+        ("bc", "", "random_pushes", "1"),
     }
     ends = [rows_of(Path(run) / "metrics.csv")[-1] for run in runs]
-    last = next(row for row in rows[::-1] if (row["algorithm"], row["figure"]) == ("iql", "critic_loss"))
+    last = next(row for row in rows[::-1] if (row["runs"], row["figure"]) == ("2", "critic_loss"))
     losses = [float(end["critic_loss"]) for end in ends[:2]]
     assert float(last["step"]) == 200
     assert float(last["mean"]) == pytest.approx(np.mean(losses), rel=1e-4)
     assert float(last["low"]) == pytest.approx(min(losses), rel=1e-4)
     page = (tmp_path / "compared/compare.html").read_text()
-    assert "iql on random_pushes" in page
+    assert "iql learning_rate=0.001<" in page
+    assert "random_pushes" in page
     assert "data:image/png;base64," in page
     assert "<script" not in page
     assert "http" not in page

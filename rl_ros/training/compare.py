@@ -4,8 +4,10 @@ import csv
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from textwrap import fill
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -25,6 +27,29 @@ FIRST = ("success", "return")
 """Figures that are shown first, before what is said of held-out episodes and then all others."""
 COLUMNS = 3
 """Panels side by side."""
+LEGEND_LETTERS = 140
+"""What fits into a row of a legend."""
+LINES = ("-", "--", ":")
+"""Of groups that share a colour."""
+
+
+@dataclass(frozen=True)
+class Data:
+    """What a run has learned from: two tasks may well keep their recordings under the same name."""
+
+    contract: str
+    bags: Path | None = None
+    """The directory, resolved; None for a run that collected for itself."""
+    layer: str = ""
+    """Of rewards, if not the recorded one."""
+
+    def names(self) -> list[str]:
+        """What it can be called, the shortest first; the last is no other's."""
+        if self.bags is None:
+            return [self.contract]
+        paths = ["/".join(self.bags.parts[-length:]) for length in range(1, len(self.bags.parts))]
+        layer = f" ({self.layer})" if self.layer else ""
+        return [f"{name}{layer}" for name in (paths[0], self.contract, *paths[1:], f"{self.bags} as {self.contract}")]
 
 
 @dataclass(frozen=True)
@@ -33,8 +58,7 @@ class Run:
 
     directory: Path
     algorithm: str
-    data: str
-    """Name of the data set, or of the contract."""
+    data: Data
     steps: str
     """What a step of the curves is: `update` or `env_steps`."""
     figures: Mapping[str, tuple[np.ndarray, np.ndarray]]
@@ -44,11 +68,8 @@ class Run:
     """Successes and episodes of `rl_ros evaluate`."""
     verdict: str = ""
     """Of `rl_ros evaluate --offline`."""
-
-    @property
-    def group(self) -> tuple[str, str]:
-        """Runs of one group differ in their seed."""
-        return self.algorithm, self.data
+    settings: Mapping[str, str] = field(default_factory=dict)
+    """Of the algorithm and of how the recordings were read, all but the seed; as `--set` takes them."""
 
 
 @dataclass(frozen=True)
@@ -64,15 +85,15 @@ class Curve:
 
 @dataclass
 class Group:
-    """Runs of the same algorithm on the same data."""
+    """Runs that differ in their seed alone."""
 
     runs: list[Run] = field(default_factory=list)
     curves: dict[str, Curve] = field(default_factory=dict)
-
-    @property
-    def name(self) -> str:
-        """As it is called in legends."""
-        return f"{self.runs[0].algorithm} on {self.runs[0].data}"
+    settings: str = ""
+    """Those in which it differs from other groups of its algorithm."""
+    data: str = ""
+    name: str = ""
+    """As it is called in legends: whatever tells it from the others."""
 
 
 def write_comparison(directories: Sequence[Path], out: Path) -> tuple[Path, Path]:
@@ -86,19 +107,21 @@ def write_comparison(directories: Sequence[Path], out: Path) -> tuple[Path, Path
     page, table = out / "compare.html", out / "compare.csv"
     with table.open("w", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(["algorithm", "data", "runs", "figure", "step", "mean", "low", "high"])
+        writer.writerow(["algorithm", "settings", "data", "runs", "figure", "step", "mean", "low", "high"])
         for each in groups:
             for name, curve in each.curves.items():
                 for row in zip(curve.steps, curve.mean, curve.low, curve.high, strict=True):
                     cells = (f"{value:.6g}" for value in row)
-                    writer.writerow([*each.runs[0].group, len(each.runs), name, *cells])
+                    known = each.runs[0].algorithm, each.settings, each.data, len(each.runs)
+                    writer.writerow([*known, name, *cells])
     sections = [
         paragraph(
-            "Runs of the same algorithm and data are one group. Intervals are 95 % bootstraps of the mean over the "
-            "runs of a group; a group of one run has none. Every figure at the end is that of the last update, never "
-            "of the best one."
+            "Runs of the same algorithm, settings and data are one group, called by what tells it from the others. "
+            "Intervals are 95 % bootstraps of the mean over the runs of a group; a group of one run has none. Every "
+            "figure at the end is that of the last update, never of the best one."
         ),
-        text_table(["algorithm", "data", "runs", "steps", "seconds", "live success", "offline verdict"], _rows(groups)),
+        paragraph(f"Data: {', '.join(dict.fromkeys(each.data for each in groups))}."),
+        text_table(["group", "runs", "steps", "seconds", "live success", "offline verdict"], _rows(groups)),
         heading("Learning curves"),
         plot(curves_figure(groups), "Figures of each group over its steps, with their intervals."),
         heading("At the end"),
@@ -126,12 +149,15 @@ def read_run(directory: Path) -> Run:
         values = np.array([[float(row[names[0]]), float(row[name])] for row in filled]).reshape(-1, 2)
         if len(values) and name not in NO_FIGURES:
             figures[name] = (values[:, 0], values[:, 1])
-    source, algorithm, data = read_source(directory), directory.name, "?"
+    source, algorithm, data = read_source(directory), directory.name, Data("?")
+    settings: dict[str, Any] = {}
     if (directory / "bundle").is_dir():
         bundle = load_bundle(directory / "bundle")
-        algorithm, data = bundle.algorithm, bundle.contract.name
+        algorithm, data = bundle.algorithm, Data(bundle.contract.name)
+        settings = {name: value for name, value in bundle.configuration.items() if name != "seed"}
     if source is not None:
-        data = Path(source.bags).name + (f" ({source.task})" if source.task else "")
+        data = Data(data.contract, Path(source.bags).resolve(), source.task)
+        settings |= {name: value for name, value in asdict(source).items() if name not in ("bags", "cache", "task")}
     live = read_results(directory / "evaluation" / "episodes.jsonl")
     judged = directory / "offline_evaluation" / "estimate.json"
     return Run(
@@ -143,18 +169,38 @@ def read_run(directory: Path) -> Run:
         seconds=float(rows[-1].get("seconds") or "nan"),
         live=(live.successes, len(live.episodes)) if live.episodes else None,
         verdict=str(json.loads(judged.read_text())["verdict"]) if judged.is_file() else "",
+        settings={name: value if isinstance(value, str) else json.dumps(value) for name, value in settings.items()},
     )
 
 
 def group(runs: Sequence[Run]) -> list[Group]:
-    """Runs by algorithm and data, with the curves of all figures that every run of the group has."""
-    groups: dict[tuple[str, str], Group] = {}
+    """Runs by algorithm, settings and data, with the curves of all figures that every run of the group has."""
+    found: dict[object, Group] = {}
     for run in runs:
-        groups.setdefault(run.group, Group()).runs.append(run)
-    for each in groups.values():
-        shared = [name for name in each.runs[0].figures if all(name in run.figures for run in each.runs)]
+        found.setdefault((run.algorithm, run.data, *sorted(run.settings.items())), Group()).runs.append(run)
+    groups = list(found.values())
+    data_names = _data_names([run.data for run in runs])
+    for each in groups:
+        first = each.runs[0]
+        like = [other.runs[0].settings for other in groups if other.runs[0].algorithm == first.algorithm]
+        differ = [name for name in first.settings if len({settings.get(name) for settings in like}) > 1]
+        each.settings = ", ".join(f"{name}={first.settings[name]}" for name in differ)
+        each.data = data_names[first.data]
+        place = f" on {each.data}" if len(data_names) > 1 else ""
+        each.name = f"{first.algorithm} {each.settings}".strip() + place
+        shared = [name for name in first.figures if all(name in run.figures for run in each.runs)]
         each.curves = {name: average([run.figures[name] for run in each.runs]) for name in shared}
-    return list(groups.values())
+    return groups
+
+
+def _data_names(data: Sequence[Data]) -> dict[Data, str]:
+    """The shortest names that tell all data apart."""
+    names = {each: each.names() for each in data}
+    for length in range(max(map(len, names.values()))):
+        short = {each: choices[min(length, len(choices) - 1)] for each, choices in names.items()}
+        if len(set(short.values())) == len(short):
+            break
+    return short
 
 
 def average(curves: Sequence[tuple[np.ndarray, np.ndarray]]) -> Curve:
@@ -172,8 +218,11 @@ def curves_figure(groups: Sequence[Group]) -> Figure:
     """A panel for each figure, a line for each group."""
     names = _figures(groups)
     rows = -(-len(names) // COLUMNS)
+    labels = {each.name: fill(each.name, LEGEND_LETTERS) for each in groups}
+    columns = max(1, min(4, len(labels), LEGEND_LETTERS // (max(map(len, labels)) + 8)))
+    legend = 0.2 * sum(label.count("\n") + 1 for label in labels.values()) / columns
     figure, panels = plt.subplots(
-        rows, COLUMNS, figsize=(3.9 * COLUMNS, 2.6 * rows + 0.3), layout="constrained", squeeze=False
+        rows, COLUMNS, figsize=(3.9 * COLUMNS, 2.6 * rows + legend + 0.1), layout="constrained", squeeze=False
     )
     colours = plt.get_cmap("tab10").colors  # type: ignore[attr-defined]
     lines = {}
@@ -184,7 +233,8 @@ def curves_figure(groups: Sequence[Group]) -> Figure:
                 continue
             curve, colour = each.curves[name], colours[index % len(colours)]
             marker = "o" if len(curve.steps) == 1 else None
-            lines[each.name] = axes.plot(curve.steps, curve.mean, color=colour, linewidth=1.4, marker=marker)[0]
+            style = LINES[index // len(colours) % len(LINES)]
+            lines[labels[each.name]] = axes.plot(curve.steps, curve.mean, style, color=colour, marker=marker)[0]
             axes.fill_between(curve.steps, curve.low, curve.high, color=colour, alpha=0.2, linewidth=0)
             axes.set_xlabel("environment steps" if each.runs[0].steps == "env_steps" else "updates")
             shown.append(curve.mean[np.isfinite(curve.mean)])
@@ -196,7 +246,7 @@ def curves_figure(groups: Sequence[Group]) -> Figure:
         axes.ticklabel_format(axis="x", scilimits=(-4, 5))
     for axes in panels.flat[len(names) :]:
         axes.set_visible(False)
-    figure.legend(lines.values(), lines.keys(), loc="outside upper left", ncols=min(4, len(lines)), frameon=False)
+    figure.legend(lines.values(), lines.keys(), loc="outside upper left", ncols=columns, frameon=False)
     return figure
 
 
@@ -225,7 +275,7 @@ def _rows(groups: Sequence[Group]) -> list[list[str]]:
         verdicts = ", ".join(run.verdict for run in runs if run.verdict) or "not evaluated"
         seconds = float(np.mean([run.seconds for run in runs]))
         rows.append(
-            [*runs[0].group, str(len(runs)), _span(steps), f"{seconds:.0f}", success, verdicts],
+            [each.name, str(len(runs)), _span(steps), f"{seconds:.0f}", success, verdicts],
         )
     return rows
 
