@@ -341,6 +341,25 @@ def test_demonstrations_have_their_share_of_each_batch(tmp_path: Path) -> None:
         assert all((shown == action).all(1).any() for action in batch.action[batch.demonstration])
 
 
+@pytest.mark.parametrize("name", ["gcsl", "gciql", "hiql", "latent_plans"])
+def test_what_chooses_its_own_goals_learns_online_and_from_demonstrations(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rl_ros.algorithms.base.WARM_UP_UPDATES", 50)
+    training = line_training(tmp_path, name)
+    assert training.run(checkpoint_every=None)
+    algorithm, rng = training.algorithm, np.random.default_rng(0)
+    before = copy.deepcopy(algorithm.trained_policy.actor)
+    [batch] = algorithm.batches(training.memory, training.memory.sample(rng, (1, 32)), rng)
+    algorithm.update(batch)
+    # A step of Adam is about as long as the learning rate, which in the first update is a three hundredth of it.
+    moved = [
+        (now - then).abs().max()
+        for now, then in zip(algorithm.trained_policy.actor.parameters(), before.parameters(), strict=True)
+    ]
+    assert max(moved) > 0.1 * algorithm.config.learning_rate
+
+
 def test_rewards_that_an_algorithm_is_not_set_for_end_learning_with_a_sentence(tmp_path: Path) -> None:
     training = line_training(tmp_path)
     training.algorithm.hindsight = None

@@ -63,6 +63,8 @@ ALGORITHMS: dict[str, str] = {
 SMALLEST_STD = 1e-3
 """No vector's standard deviation counts for less: what hardly varies in a data set is mostly noise, and divided by less
 it would drown all else as soon as it moves. It is what TD3+BC adds to each (2106.06860)."""
+WARM_UP_UPDATES = 500
+"""Updates over which the learning rate rises to its value where training has no end."""
 GENERATOR_BYTES = 5056, 16
 """Of the state of a generator of random numbers on the CPU, and on a GPU: what tells a checkpoint of the other kind."""
 
@@ -284,6 +286,13 @@ class Algorithm(ABC):
                 group["lr"].fill_(rate)
             else:
                 group["lr"] = rate
+
+    def warm_up(self, updates: int) -> None:
+        """Set the learning rate of training without an end to decay towards, after so many updates of it.
+
+        It rises over `WARM_UP_UPDATES`, and stays there.
+        """
+        self.schedule(self.config.warm_up * min(1.0, updates / WARM_UP_UPDATES))
 
     def update(self, batch: Batch) -> dict[str, Tensor]:
         """Learn from one batch.

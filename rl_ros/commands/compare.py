@@ -11,8 +11,8 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
     parser = commands.add_parser(
         "compare",
         help="draw the learning curves of runs",
-        description="Draw learning curves, one for each algorithm, settings and data set, with intervals over its runs, "
-        "into DIR/compare.html, and write them as DIR/compare.csv.",
+        description="Draw learning curves, one for each algorithm, settings and data set, with intervals over its "
+        "runs, into DIR/compare.html, and write them as DIR/compare.csv.",
     )
     parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="runs of `rl_ros train`")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="receives the page and the CSV")

@@ -6,8 +6,8 @@ columns. What is large, such as images, stays in the column it came in and may b
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import NamedTuple
+from dataclasses import dataclass, field, fields
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -152,6 +152,9 @@ class Batch:
             None if self.demonstration is None else self.demonstration[index],
             {name: array[index] for name, array in self.extra.items()},
         )
+
+
+B = TypeVar("B", bound=Batch)
 
 
 class ReplayMemory:
@@ -436,27 +439,16 @@ class TaskMemories:
         return join(batches), task
 
 
-def join(batches: Sequence[Batch]) -> Batch:
-    """Batches of the same columns as one, in their order."""
+def join(batches: Sequence[B]) -> B:
+    """Batches of one type and of the same columns as one, in their order."""
 
-    def optional(columns: Sequence[np.ndarray | None]) -> np.ndarray | None:
-        present = [column for column in columns if column is not None]
-        return np.concatenate(present) if len(present) == len(columns) else None
+    def joined(columns: list[Any]) -> Any:
+        if any(column is None for column in columns):
+            return None
+        return _stack(columns) if isinstance(columns[0], dict) else np.concatenate(columns)
 
-    return Batch(
-        observation=_stack([batch.observation for batch in batches]),
-        next_observation=_stack([batch.next_observation for batch in batches]),
-        auxiliary=_stack([batch.auxiliary for batch in batches]),
-        desired_goal=np.concatenate([batch.desired_goal for batch in batches]),
-        action=np.concatenate([batch.action for batch in batches]),
-        reward=np.concatenate([batch.reward for batch in batches]),
-        terminated=np.concatenate([batch.terminated for batch in batches]),
-        truncated=np.concatenate([batch.truncated for batch in batches]),
-        next_auxiliary=_stack([batch.next_auxiliary for batch in batches]),
-        steps=optional([batch.steps for batch in batches]),
-        demonstration=optional([batch.demonstration for batch in batches]),
-        extra=_stack([batch.extra for batch in batches]),
-    )
+    kind = type(batches[0])
+    return kind(**{each.name: joined([getattr(batch, each.name) for batch in batches]) for each in fields(kind)})
 
 
 def _stack(columns: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:

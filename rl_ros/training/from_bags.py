@@ -41,8 +41,6 @@ from rl_ros.training.runs import configured
 
 LOOK_SECONDS = 0.5
 """How often the directory is looked at."""
-WARM_UP_UPDATES = 500
-"""Updates over which the learning rate rises to its value; it stays there, as there is no end to decay towards."""
 LOOKS_AT_FIRST = 2
 """Looks after which the bags that were there at the beginning are known not to change any more."""
 NUMBERED = "bundle_"
@@ -335,7 +333,7 @@ class BagTrainer:
             statistics = dataset_statistics(self._memory, self.contract, achieved=self._sees_achieved)
             self._learner = self._make_learner(statistics)
         learner = self._learner
-        learner.schedule(learner.config.warm_up * min(1.0, self.updates / WARM_UP_UPDATES))
+        learner.warm_up(self.updates)
         rows = self.sample(learner.config.batch_size)
         for batch in learner.batches(self._memory, rows[None], self._rng):
             self._latest = {**self._latest, **learner.update(batch)}  # some parts are updated less often than others

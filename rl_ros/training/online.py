@@ -299,6 +299,7 @@ class OnlineTraining:
     def _learn(self, updates: int) -> dict[str, float]:
         latest: dict[str, torch.Tensor] = {}
         for batch in self._batches(updates):
+            self.algorithm.warm_up(self.algorithm.updates)
             latest |= self.algorithm.update(batch)
         return {name: float(value) for name, value in latest.items()}
 
@@ -309,12 +310,11 @@ class OnlineTraining:
             yield from self.algorithm.batches(self.memory, self.memory.sample(rng, (updates, size)), rng)
             return
         shown = round(self.settings.demonstration_share * size)
-        is_shown = np.arange(size) >= size - shown
         own = self.algorithm.batches(self.memory, self.memory.sample(rng, (updates, size - shown)), rng)
         others = self.algorithm.batches(self.demonstrations, self.demonstrations.sample(rng, (updates, shown)), rng)
         for pair in zip(own, others, strict=True):
             batch = join(pair)
-            batch.demonstration = is_shown
+            batch.demonstration = np.repeat([False, True], [len(part.reward) for part in pair])
             yield batch
 
     def _random(self, observation: Mapping[str, np.ndarray], desired_goal: np.ndarray) -> np.ndarray:
