@@ -68,7 +68,7 @@ PATIENT: dict[str, Any] = {
     "noise": 0.1,
 }
 OVERRIDES: dict[str, dict[str, Any]] = {
-    "Reach": {"batch_size": 256, "hidden_layers": 2},
+    "Reach": {"batch_size": 256, "hidden_layers": 2, "action_penalty": 1.0},
     "Push": PATIENT,
     "PickAndPlace": PATIENT,
     "Slide": PATIENT,

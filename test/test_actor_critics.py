@@ -251,6 +251,20 @@ def test_demonstrations_are_cloned_only_where_the_critic_prefers_them(contract: 
     assert algorithm.policy_losses(alone, features, torch.full((1, 32), 1e6))["cloning_loss"].item() == 0.0  # type: ignore[attr-defined]
 
 
+def test_sac_goes_as_far_as_it_pays(contract: Contract) -> None:
+    rng, made = np.random.default_rng(0), []
+    for step in rng.uniform(-0.1, 0.1, 500).astype(np.float32):
+        one = walk([0.0, 0.0], 9.0, terminated=True)
+        one.action[0, 0], one.reward[0] = step, -((10 * step - 0.8) ** 2) / 4
+        made.append(one)
+    memory = ReplayMemory(made)
+    algorithm = learner("sac", contract, batch_size=64, learning_rate=3e-3)
+    for batch in algorithm.batches(memory, memory.sample(rng, (200, 64)), rng):
+        algorithm.update(batch)
+    action = algorithm.act({"place": np.zeros((1, 1), np.float32)}, np.full((1, 1), 9.0, np.float32))
+    assert action[0, 0] == pytest.approx(0.08, abs=0.02)
+
+
 # Rewards that values are not learned of.
 
 

@@ -57,7 +57,6 @@ class SoftImaginedGoalsConfig(SoftActorCriticConfig):
     hidden_layers: int = 2
     discount: float = 0.98
     smallest_reward: float | None = None
-    action_penalty: float = 0.0
     prior_share: float = 0.5
     """Share of each batch that is relabelled with imagined goals; the others get one of later in their episode."""
     reached: float = 0.0
