@@ -20,6 +20,7 @@ class TwinDelayedConfig(DeterministicPolicyGradientConfig):
     """Settings of TD3, beside those of DDPG."""
 
     policy_delay: int = 2
+    """As in DDPG; the target networks move at every update all the same, in the paper only with the policy."""
     target_noise: float = 0.2
     """Standard deviation of the target policy's noise, where half of an action's range is 1."""
     target_noise_limit: float = 0.5
