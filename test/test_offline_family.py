@@ -1,5 +1,6 @@
 """The offline family: losses against arithmetic done by hand, gradients where they belong, and learning itself."""
 
+import csv
 import dataclasses
 import math
 from pathlib import Path
@@ -141,6 +142,18 @@ def test_rebrac_sees_the_next_action_where_one_was_recorded(contract: Contract) 
     batch = next(iter(learner.batches(memory, memory.transitions[None], np.random.default_rng(0))))
     assert batch.extra["has_next"].tolist() == [True, True, False, False]
     np.testing.assert_array_equal(batch.extra["next_action"][:2], memory.action[[1, 2]])
+
+
+@pytest.mark.parametrize("name", ["td3_bc", "rebrac", "td3"])
+def test_a_policy_that_learns_now_and_then_is_told_of_in_every_row(
+    name: str, contract: Contract, memory: ReplayMemory, tmp_path: Path
+) -> None:
+    bounds = {"smallest_reward": None, "largest_reward": None} if name == "td3" else {}
+    train(memory, contract, name, tmp_path, updates=200, overrides={**SMALL, "batch_size": 16, **bounds})
+    with (tmp_path / "metrics.csv").open(newline="") as lines:
+        rows = list(csv.DictReader(lines))
+    losses = [(float(row["policy_loss"]), float(row["validation_policy_loss"])) for row in rows]
+    assert len(set(losses)) == 2
 
 
 @pytest.mark.parametrize("name", ["awr", "cal_ql"])

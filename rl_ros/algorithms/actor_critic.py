@@ -130,7 +130,7 @@ class DelayedActorCritic(ActorCritic):
     @property
     def policy_is_due(self) -> bool:
         """Whether the policy learns in the update at hand."""
-        return (self.updates + 1) % self.config.policy_delay == 0
+        return self.judging or (self.updates + 1) % self.config.policy_delay == 0
 
     def phase(self) -> Hashable:
         """See `Algorithm.phase`."""

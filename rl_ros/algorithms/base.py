@@ -173,6 +173,8 @@ class Algorithm(ABC):
         self.hindsight: Hindsight | None = None
         """How `batches` replaces goals; None leaves them as they were."""
         self.updates = 0
+        self.judging = False
+        """Whether a batch is only looked at: all parts of the loss are then asked for, those of other updates too."""
         self._parameters = {n: p for n, p in self.networks.named_parameters() if p.requires_grad}
         on_gpu = self.device.type == "cuda"
         self._optimiser = torch.optim.AdamW(
@@ -312,8 +314,12 @@ class Algorithm(ABC):
     def validate(self, batch: Batch) -> dict[str, Tensor]:
         """The metrics of a batch without learning from it."""
         transitions = self._transitions(batch, shift=0)
-        with self._placed():
-            return self._total_loss(transitions)[1]
+        self.judging = True
+        try:
+            with self._placed():
+                return self._total_loss(transitions)[1]
+        finally:
+            self.judging = False
 
     def state_dict(self) -> dict[str, Tensor]:
         """What training continues from, by a unique name, on the CPU: networks, optimiser, counters, generator."""

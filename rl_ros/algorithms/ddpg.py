@@ -124,7 +124,7 @@ class DeterministicPolicyGradient(Algorithm):
     @property
     def policy_is_due(self) -> bool:
         """Whether the policy learns in the update at hand."""
-        return self.updates % self.config.policy_delay == 0
+        return self.judging or self.updates % self.config.policy_delay == 0
 
     def phase(self) -> Hashable:
         """See `Algorithm.phase`."""

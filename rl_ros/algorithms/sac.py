@@ -28,7 +28,7 @@ class SoftActorCriticConfig(DeterministicPolicyGradientConfig):
     """Settings of SAC, beside those of DDPG; `noise` is not used, the policy has its own."""
 
     action_penalty: float = 0.0
-    """As in the paper, which has none: the entropy keeps the tanh from saturating, and this would keep actions small."""
+    """None, as in the paper: entropy keeps the tanh from saturating."""
     random_share: float = 0.0
     entropy_per_entry: float = -1.0
     """Entropy that is asked of each entry of an action, nats."""

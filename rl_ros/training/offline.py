@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from rl_ros.algorithms.base import dataset_statistics, find_algorithm, make_algorithm
 from rl_ros.algorithms.rig import drawn_from, imagined, practise
@@ -96,6 +97,7 @@ def train(
     out.mkdir(parents=True, exist_ok=True)
     batch_size = learner.config.batch_size
     metrics: dict[str, float] = {}
+    latest: dict[str, torch.Tensor] = {}
     update, fraction, start = 0, 0.0, time.monotonic()
     with RunLog(out / "metrics.csv") as log:
         while fraction < 1.0:
@@ -107,7 +109,7 @@ def train(
                 if human is not None:
                     batch.demonstration = human[rows[index]]
                 learner.schedule(fraction)
-                latest = learner.update(batch)
+                latest |= learner.update(batch)  # some parts are updated less often than others
                 update += 1
                 elapsed = time.monotonic() - start
                 fraction = elapsed / seconds if seconds is not None else update / (updates or 1)
