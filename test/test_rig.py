@@ -10,6 +10,7 @@ import torch
 
 from rl_ros.algorithms.base import make_algorithm
 from rl_ros.algorithms.rig import drawn_from, practise, seen_through, skewed, standard_normal
+from rl_ros.cli import main
 from rl_ros.contract import Contract, difference
 from rl_ros.episodes.distance import LATENT_REWARD
 from rl_ros.episodes.exchange.bags import write_bags
@@ -38,6 +39,7 @@ from rl_ros.training.rig import (
     wander,
 )
 from rl_ros.training.rollouts import Rollouts
+from rl_ros.training.runs import read_source
 
 CONTRACT = Contract.load("visual_reach")
 
@@ -258,6 +260,30 @@ def test_recorded_episodes_are_learned_from_offline(wandered: list[Episode], tmp
         encoder=encoder,
     )
     assert load_bundle(bundle).encoder == encoder.sha256
+
+
+def test_a_run_is_judged_by_the_latents_that_it_was_trained_on(
+    wandered: list[Episode], first_encoder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def encoded_by_another(episode: Episode) -> Episode:
+        seen, latents = episode.observation, np.full((len(episode.stamps), *CONTRACT.latent.shape), 9.0, np.float32)
+        observation = {LATENT: latents, "tool_position": seen["tool_position"]}
+        return replace(episode, observation=observation, auxiliary={"image": seen["image"]}, desired_goal=latents)
+
+    recorded = replace(CONTRACT, auxiliary={"image": CONTRACT.camera})
+    write_bags(map(encoded_by_another, wandered), recorded, tmp_path / "bags")
+    run = tmp_path / "run"
+    given = ["--contract", "visual_reach", "--bags", str(tmp_path / "bags"), "--out", str(run), "--updates", "3"]
+    tiny = ["--encoder", str(first_encoder), "--set", "hidden_size=16", "--set", "batch_size=16"]
+    assert main(["train", "--algorithm", "rig", *given, *tiny]) == 0
+    source = read_source(run)
+    assert source is not None
+    memory, _ = source.read(load_bundle(run / "bundle"))
+    images = np.concatenate([episode.observation["image"] for episode in wandered])
+    np.testing.assert_array_equal(memory.observation[LATENT], load_encoder(first_encoder).encode_all(images))
+    assert main(["doctor", str(run)]) in (0, 1)
+    findings = json.loads(capsys.readouterr().out.splitlines()[-1])["findings"]
+    assert "normaliser" not in {finding["check"] for finding in findings}
 
 
 def test_the_trainer_makes_latents_of_the_images_of_bags(

@@ -24,6 +24,7 @@ from rl_ros.episodes.relabel import read_layer
 from rl_ros.errors import UserError
 from rl_ros.training.bundle import Bundle, load_bundle
 from rl_ros.training.offline import split_episodes
+from rl_ros.training.rig import columns_of_latents
 
 DATA = "data.json"
 METRICS = ("metrics.csv", "progress.csv")
@@ -48,18 +49,24 @@ class DataSource:
     def read(self, bundle: Bundle) -> tuple[ReplayMemory, list[str]]:
         """The episodes under the bundle's contract, and the bag that each is from.
 
+        Where goals are images, latents are those of the bundle's encoder, whatever the bags' images were encoded by.
+
         Raises:
             UserError: there are no such bags, or none of them can be used.
         """
-        bags = Path(self.bags)
+        bags, contract = Path(self.bags), bundle.contract
         paths = find_bags(bags)
         cache = Path(self.cache) if self.cache else cache_beside(bags, paths)
-        dataset = load_columns(paths, bundle.contract, cache, Cuts(self.split_on, self.split_at))
+        read_by = contract.without_latent() if contract.goal.image else contract
+        dataset = load_columns(paths, read_by, cache, Cuts(self.split_on, self.split_at))
         if self.task:
             dataset = read_layer(dataset, self.task).over(dataset)
         if self.actors:
             dataset = dataset.of_actors(self.actors)
-        memory = ReplayMemory(dataset.columns, achieved_goal=bundle.contract.goal.achieved_goal or None)
+        columns = dataset.columns
+        if contract.goal.image:
+            columns = columns_of_latents(columns, contract, bundle.image_encoder())
+        memory = ReplayMemory(columns, achieved_goal=contract.goal.achieved_goal or None)
         return memory, [episode.source for episode in dataset.episodes]
 
 
