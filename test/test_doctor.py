@@ -214,6 +214,19 @@ def test_the_command_says_what_is_wrong_with_a_run(
     assert (finding["check"], finding["severity"], finding["where"]) == ("divergence", "fault", "metrics.csv")
 
 
+def test_recordings_that_were_moved_are_read_as_in_training(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "QUICK", replace(module.QUICK, members=4, updates=20, hidden_size=16))
+    bags, run = cart_bags(tmp_path / "bags", 8), tmp_path / "run"
+    given = ["--bags", str(bags), "--out", str(run), "--updates", "5", "--split-at", "1.0"]
+    assert main(["train", "--algorithm", "bc", *given]) == 0
+    moved = bags.rename(tmp_path / "moved")
+    assert main(["doctor", str(run), "--bags", str(moved)]) == 1
+    findings = json.loads(capsys.readouterr().out.splitlines()[-1])["findings"]
+    assert "there are 16 episodes" in " ".join(finding["what"] for finding in findings)
+
+
 def test_a_directory_that_is_no_run_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["doctor", str(tmp_path)]) == 2
     assert "holds no metrics.csv, so it is no run" in capsys.readouterr().err

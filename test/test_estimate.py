@@ -131,3 +131,33 @@ def test_too_few_episodes_are_said_so(tmp_path: Path, capsys: pytest.CaptureFixt
     (tmp_path / "run/data.json").unlink()
     assert main(["evaluate", "--offline", str(run)]) == 2
     assert "name recordings with --bags" in capsys.readouterr().err
+
+
+def test_what_was_trained_on_is_known_from_every_directory(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bags = cart_bags(tmp_path / "bags", 20)
+    monkeypatch.chdir(tmp_path)
+    run = trained(tmp_path / "run", Path("bags"))
+    monkeypatch.chdir("/")
+    assert main(["evaluate", "--offline", str(run), "--bags", str(bags)]) == 2
+    assert "the run was trained on all of these recordings" in capsys.readouterr().err
+
+    # Bundles of before have paths as they were typed.
+    description = run / "bundle/bundle.json"
+    data = json.loads(description.read_text())
+    data["source_episodes"] = [str(Path(each).relative_to(tmp_path)) for each in data["source_episodes"]]
+    description.write_text(json.dumps(data))
+    monkeypatch.chdir(tmp_path)
+    assert main(["evaluate", "--offline", str(run), "--bags", "bags"]) == 2
+    assert "the run was trained on all of these recordings" in capsys.readouterr().err
+
+
+def test_what_was_held_out_is_not_known_once_other_recordings_are_there(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bags = cart_bags(tmp_path / "bags", 20)
+    run = trained(tmp_path / "run", bags, "--held-out", "0.2")
+    sorted(bags.iterdir())[3].rename(bags / "z_later")
+    assert main(["evaluate", "--offline", str(run)]) == 2
+    assert "holds 20 episodes that are not the 20 of training" in capsys.readouterr().err

@@ -241,6 +241,18 @@ def test_rewards_that_an_algorithm_is_not_set_for_end_learning_with_a_sentence(t
         until_idle(BagTrainer(settings, small_contract()))
 
 
+def test_bags_that_were_learned_from_are_known_from_every_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record(tmp_path / "bags", 0), record(tmp_path / "bags", 1)
+    monkeypatch.chdir(tmp_path)
+    [bundle] = [event.bundle for event in of(Exported, until_idle(trainer(Path())))]
+    monkeypatch.chdir("/")
+    second = trainer(tmp_path, continue_from=tmp_path / bundle)
+    until_idle(second)
+    assert (second.episodes, second.updates) == (2, 0)
+
+
 def test_the_bags_of_a_continued_bundle_are_half_of_each_batch_wherever_they_are(tmp_path: Path) -> None:
     for number in range(4):
         record(tmp_path / "bags", number)

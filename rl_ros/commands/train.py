@@ -143,7 +143,7 @@ def run(options: argparse.Namespace) -> int:
             updates=options.updates,
             overrides=read_settings(options.set),
             progress=on_progress,
-            source_episodes=[episode.source for episode in dataset.episodes],
+            source_episodes=[str(Path(episode.source).resolve()) for episode in dataset.episodes],
             held_out=held_out,
             human=dataset.human if options.human_share else None,
             human_share=options.human_share,

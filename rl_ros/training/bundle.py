@@ -116,6 +116,14 @@ class Bundle:
         if found := difference(self.contract, contract):
             raise UserError(f"{self.directory}: this policy was trained under another contract: {found}.")
 
+    @property
+    def learned_from(self) -> list[Path]:
+        """The bags of `source_episodes`, absolute.
+
+        Bundles of before have them as they were typed: what is relative is taken to be of the working directory.
+        """
+        return [Path(source).resolve() for source in self.source_episodes]
+
     def image_encoder(self) -> ImageEncoder:
         """The image encoder that the policy was trained with, from the bundle.
 

@@ -22,7 +22,7 @@ from rl_ros.networks.layers import DESIRED_GOAL, Normalisation
 from rl_ros.training.bundle import load_bundle
 from rl_ros.training.estimate import FEWEST_EPISODES, Estimate, Settings, judge
 from rl_ros.training.logged import Logged, collect, discount_of, own_values, possible_returns, returns
-from rl_ros.training.runs import DataSource, metrics_file, read_source, restore
+from rl_ros.training.runs import metrics_file, read_source, restore
 
 QUICK = Settings(members=8, quantile=2.36, updates=800)
 """For the estimate that the run's own critic is compared with."""
@@ -129,7 +129,7 @@ def gather(run: Path, bags: Path | None = None) -> Evidence:
     file = metrics_file(run)
     bundle = load_bundle(run / "bundle")
     learner = restore(bundle)
-    source = DataSource(str(bags)) if bags is not None else read_source(run)
+    source = read_source(run, bags)
     memory = logged = q = found = None
     own_value = math.nan
     if source is not None:

@@ -324,7 +324,7 @@ class BagTrainer:
         """Note the episodes of a bag; those that the continued bundle has learned from earn no updates."""
         self.episodes += episodes
         if bag.resolve() not in self._known:
-            self.sources.append(str(bag))
+            self.sources.append(str(bag.resolve()))
             self.owed += episodes * self.settings.updates_per_episode
         return Learned(bag, episodes)
 
@@ -385,8 +385,8 @@ class BagTrainer:
         learner = configured(bundle, settings.seed, settings.overrides, settings.device)
         learner.load_state_dict(bundle.state())
         self._relabel(learner)
-        self.sources = list(bundle.source_episodes)
-        self._known = {Path(source).resolve() for source in self.sources}
+        self.sources = [str(bag) for bag in bundle.learned_from]
+        self._known = set(bundle.learned_from)
         return learner
 
     def _log(self) -> None:

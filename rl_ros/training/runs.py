@@ -46,8 +46,8 @@ class DataSource:
     actors: tuple[str, ...] = ()
     """Whose actions were learned from; everybody's if empty."""
 
-    def read(self, bundle: Bundle) -> tuple[ReplayMemory, list[str]]:
-        """The episodes under the bundle's contract, and the bag that each is from.
+    def read(self, bundle: Bundle) -> tuple[ReplayMemory, list[Path]]:
+        """The episodes under the bundle's contract, and the bag that each is from, absolute.
 
         Where goals are images, latents are those of the bundle's encoder, whatever the bags' images were encoded by.
 
@@ -67,7 +67,7 @@ class DataSource:
         if contract.goal.image:
             columns = columns_of_latents(columns, contract, bundle.image_encoder())
         memory = ReplayMemory(columns, achieved_goal=contract.goal.achieved_goal or None)
-        return memory, [episode.source for episode in dataset.episodes]
+        return memory, [Path(episode.source).resolve() for episode in dataset.episodes]
 
 
 def write_source(run: Path, source: DataSource) -> None:
@@ -81,20 +81,24 @@ def write_source(run: Path, source: DataSource) -> None:
     (run / DATA).write_text(json.dumps(asdict(absolute), indent=1) + "\n")
 
 
-def read_source(run: Path) -> DataSource | None:
+def read_source(run: Path, bags: Path | None = None) -> DataSource | None:
     """What `write_source` noted; None if the run has no such note.
+
+    Args:
+        bags: read these instead, as the run's own were read.
 
     Raises:
         UserError: the file is damaged.
     """
     file = run / DATA
     if not file.is_file():
-        return None
+        return DataSource(str(bags)) if bags is not None else None
     try:
         data = json.loads(file.read_text())
     except ValueError as error:
-        raise UserError(f"{file}: damaged; name the recordings with --bags.") from error
-    return schema.convert(DataSource, data, str(file))
+        raise UserError(f"{file}: damaged; delete it and name the recordings with --bags.") from error
+    source: DataSource = schema.convert(DataSource, data, str(file))
+    return source if bags is None else replace(source, bags=str(bags))
 
 
 def metrics_file(run: Path) -> Path:
@@ -157,22 +161,22 @@ def held_out_rows(run: Path, bags: Path | None) -> tuple[Bundle, ReplayMemory, n
     Raises:
         UserError: there are no such episodes, or the recordings are not what they were.
     """
-    bundle, source = load_bundle(run / "bundle"), read_source(run)
+    bundle, source = load_bundle(run / "bundle"), read_source(run, bags)
+    if source is None:
+        raise UserError(f"{run}: holds no {DATA}, which says what it was trained on; name recordings with --bags.")
+    memory, found = source.read(bundle)
+    known = bundle.learned_from
     if bags is not None:
-        memory, sources = (replace(source, bags=str(bags)) if source else DataSource(str(bags))).read(bundle)
-        known = {Path(each).resolve() for each in bundle.source_episodes}
-        new = np.array([Path(each).resolve() not in known for each in sources])
+        learned = set(known)
+        new = np.array([bag not in learned for bag in found])
         rows = memory.transitions[new[memory.episode[memory.transitions]]]
         if not len(rows):
             raise UserError(f"{bags}: the run was trained on all of these recordings; name others with --bags.")
         return bundle, memory, rows
-    if source is None:
-        raise UserError(f"{run}: holds no {DATA}, which says what it was trained on; name recordings with --bags.")
-    memory, sources = source.read(bundle)
-    if len(sources) != bundle.metrics.get("episodes"):
+    if found != known:
         raise UserError(
-            f"{source.bags}: holds {len(sources)} episodes and held {bundle.metrics.get('episodes')} in training, so "
-            "which of them were held out is not known any more; name new recordings with --bags."
+            f"{source.bags}: holds {len(found)} episodes that are not the {len(known)} of training, so which of them "
+            "were held out is not known any more; name new recordings with --bags."
         )
     rng = np.random.default_rng(bundle.configuration["seed"])
     rows = split_episodes(memory, rng, source.held_out)[1]
