@@ -115,7 +115,12 @@ def test_the_command_compares_runs_by_algorithm_settings_and_data(
         given = ["--bags", str(bags), "--out", runs[-1], "--updates", "200", "--seed", str(seed)]
         settings = ["--set", "hidden_size=16", "--set", "batch_size=16", "--set", f"learning_rate={rate}"]
         assert main(["train", "--algorithm", algorithm, *given, *settings]) == 0
-    assert main(["compare", *runs, "--out", str(tmp_path / "compared")]) == 0
+    capsys.readouterr()
+    everything = sorted(str(path) for path in tmp_path.iterdir())  # as `runs/*` names them
+    assert main(["compare", *everything, "--out", str(tmp_path / "compared")]) == 0
+    assert capsys.readouterr().err.splitlines() == [
+        f"left out: {bags}: holds no metrics.csv, so it is no run; `rl_ros train` makes one."
+    ]
     rows = rows_of(tmp_path / "compared/compare.csv")
     assert {(row["algorithm"], row["settings"], row["data"], row["runs"]) for row in rows} == {
         ("iql", "learning_rate=0.001", "random_pushes", "2"),
@@ -135,6 +140,6 @@ def test_the_command_compares_runs_by_algorithm_settings_and_data(
     assert "<script" not in page
     assert "http" not in page
 
-    capsys.readouterr()
     assert main(["compare", str(tmp_path), "--out", str(tmp_path / "none")]) == 2
-    assert "holds no metrics.csv" in capsys.readouterr().err
+    assert "holds no metrics.csv" in (said := capsys.readouterr().err)
+    assert "error: none of these is a run" in said
