@@ -314,6 +314,20 @@ def test_the_trainer_makes_latents_of_the_images_of_bags(
     assert load_bundle(exported[0]).encoder == encoder.sha256
 
 
+def test_the_command_learns_online_from_images_and_continues_with_their_encoder(
+    wandered: list[Episode], first_encoder: Path, tmp_path: Path
+) -> None:
+    bags, run = tmp_path / "bags", tmp_path / "run"
+    write_bags(wandered[:2], CONTRACT.without_latent(), bags)
+    online = ["train", "--online", "--contract", "visual_reach", "--bags", str(bags), "--out", str(run)]
+    quick = ["--updates", "2", "--start-after", "1", "--set", "hidden_size=16", "--set", "batch_size=16"]
+    assert main([*online, *quick, "--algorithm", "rig", "--encoder", str(first_encoder)]) == 0
+    write_bags(wandered[2:4], CONTRACT.without_latent(), bags / "new")
+    assert main([*online, *quick, "--continue", str(run / "bundle")]) == 0
+    learned = load_bundle(run / "bundle")
+    assert (learned.encoder, learned.metrics["updates"]) == (load_encoder(first_encoder).sha256, 4)
+
+
 def test_being_as_near_as_counts_as_reached_can_be_all_that_is_rewarded() -> None:
     sizes = {LATENT: 2, "tool_position": 3, DESIRED_GOAL: 2}
     unknown = {name: {"mean": [0.0] * width, "std": [1.0] * width} for name, width in sizes.items()}

@@ -327,6 +327,7 @@ def test_the_command_learns_on_from_a_bundle_and_ends_after_its_updates(
         ("--continue", str(tmp_path / "none")): "no such policy bundle",
         (): "give the --algorithm to learn with",
         ("--algorithm", "bc", "--seconds", "3"): "--online learns from bags as they are",
+        ("--actors", "human", "--held-out", "0.2", "--cache", "x"): "leave out --held-out, --actors, --cache.",
     }
     for arguments, sentence in mistakes.items():
         assert main([*online, *arguments]) == 2

@@ -1,7 +1,7 @@
 """What the commands share on the console: tables, progress bars, argument types."""
 
 import argparse
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -9,9 +9,12 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from rl_ros.errors import UserError
 from rl_ros.training.live import Results
 
 console = Console()
+OFFLINE = ("task", "split_on", "split_at", "arguments", "held_out", "actors", "human_share", "cache")
+"""Options of training in one piece from bags that are there."""
 
 
 def positive(text: str) -> int:
@@ -28,6 +31,18 @@ def share(text: str) -> float:
     if not 0 <= value < 1:
         raise argparse.ArgumentTypeError(f"expected at least 0 and less than 1, got {text}")
     return value
+
+
+def refuse(options: argparse.Namespace, names: Sequence[str], why: str) -> None:
+    """Refuse options that would have no effect, by their names in `options`.
+
+    Raises:
+        UserError: some of them are given; the sentence begins with `why`.
+    """
+    flags = ["KEY:=TOPIC" if name == "arguments" else f"--{name.replace('_', '-')}" for name in names]
+    given = [flag for name, flag in zip(names, flags, strict=True) if getattr(options, name)]
+    if given:
+        raise UserError(f"{why}; leave out {', '.join(given)}.")
 
 
 def show(figures: dict[str, Any], title: str) -> None:

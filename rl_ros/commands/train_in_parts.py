@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Mapping
 from typing import Any
 
-from rl_ros.commands.console import console, positive, progress, share
+from rl_ros.commands.console import OFFLINE, console, positive, progress, refuse, share
 from rl_ros.errors import UserError
 
 
@@ -48,8 +48,7 @@ def run_in_parts(options: argparse.Namespace, settings: Mapping[str, Any]) -> in
         raise UserError("say how long to train: --updates.")
     if options.device != "cpu":
         raise UserError("a run in parts learns on the CPU; leave --device out, or --ray and --grasps.")
-    if options.task or options.split_on or options.split_at or options.arguments or options.contract or options.actors:
-        raise UserError("a run in parts reads the bags of grasp as they are; leave the other options out.")
+    refuse(options, (*OFFLINE, "contract", "encoder"), "a run in parts reads the bags of grasp as they are")
     from rl_ros.training.distributed import Here, OnRay, Settings, train_in_parts
 
     chosen = Settings(

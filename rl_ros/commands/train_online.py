@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rl_ros.bringup import Supervisor
+from rl_ros.commands.console import OFFLINE, refuse
 from rl_ros.contract import Contract
 from rl_ros.errors import UserError
 from rl_ros.graph import Graph, GraphNode, resolve
@@ -44,13 +45,16 @@ def run_online(options: argparse.Namespace, settings: Mapping[str, Any], contrac
     Raises:
         UserError: nobody says which algorithm or what the bags mean, or an option belongs to offline training.
     """
-    if options.seconds is not None or options.task or options.split_on or options.split_at or options.arguments:
-        raise UserError("--online learns from bags as they are, with --updates or until Ctrl-C; leave the rest out.")
+    why = "--online learns from bags as they are, with --updates or until Ctrl-C"
+    refuse(options, (*OFFLINE, "seconds", "grasps"), why)
     bundle = load_bundle(options.continue_from) if options.continue_from else None
     contract = _contract(contract, bundle)
     algorithm = options.algorithm or (bundle.algorithm if bundle else "")
     if not algorithm:
         raise UserError("give the --algorithm to learn with, or a bundle to --continue.")
+    encoder = options.encoder
+    if encoder is None and bundle and bundle.encoder:
+        encoder = bundle.image_encoder().directory
     with tempfile.TemporaryDirectory() as directory:
         file = Path(directory) / "contract.yaml"
         file.write_text(contract.to_yaml())
@@ -64,6 +68,7 @@ def run_online(options: argparse.Namespace, settings: Mapping[str, Any], contrac
             "export_every": options.export_every,
             "old_share": options.old_share,
             "start_after": options.start_after,
+            "encoder": str(encoder or ""),
             "updates": options.updates or 0,
             "cpu_share": 1.0,
             "seed": options.seed,
