@@ -58,6 +58,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except OSError as error:
+        # What the user named cannot be read or written. One that names no file is no mistake of the user's.
+        if error.filename is None:
+            raise
+        print(f"error: {error.filename}: {error.strerror}; check the path and its permissions.", file=sys.stderr)
+        return 2
 
 
 def _on_terminate(number: int, frame: FrameType | None) -> None:

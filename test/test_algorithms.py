@@ -379,6 +379,22 @@ def test_mistakes_are_named(contract: Contract, memory: ReplayMemory, tmp_path: 
         make_algorithm("bc", contract, statistics, overrides={"expectile": 0.9})
     with pytest.raises(UserError, match="a number"):
         make_algorithm("iql", contract, statistics, overrides={"expectile": "high"})
+    bounds = {
+        "batch_size": (-3, "expected a finite number above 0, got -3"),
+        "image_shift": (-1, "expected a finite number of at least 0, got -1"),
+        "image_features": (0, "above 0"),
+        "learning_rate": (-1, "above 0"),
+        "hidden_size": (0, "above 0"),
+        "average_rate": (0, "above 0 and at most 1"),
+        "warm_up": (2, "at least 0 and at most 1"),
+        "weight_decay": (float("inf"), "finite"),
+    }
+    for name in ("bc", "gciql", "brac"):  # the last two have bounds of their own as well
+        for setting, (value, sentence) in bounds.items():
+            with pytest.raises(UserError, match=f"{name} settings: {setting}: .*{sentence}"):
+                make_algorithm(name, contract, statistics, overrides={setting: value})
+    with pytest.raises(UserError, match="of the episodes held out no episode is left to train on"):
+        train(memory, contract, "bc", tmp_path, updates=1, held_out=0.99999)
     for budget in ({}, {"seconds": 1.0, "updates": 1}, {"updates": 0}, {"seconds": -1.0}):
         with pytest.raises(UserError, match="give one of them"):
             train(memory, contract, "bc", tmp_path, **budget)

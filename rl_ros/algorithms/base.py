@@ -11,6 +11,7 @@ from __future__ import annotations
 import copy
 import importlib
 import math
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Hashable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -68,6 +69,11 @@ WARM_UP_UPDATES = 500
 GENERATOR_BYTES = 5056, 16
 """Of the state of a generator of random numbers on the CPU, and on a GPU: what tells a checkpoint of the other kind."""
 
+ABOVE_ZERO = ("learning_rate", "batch_size", "average_rate", "hidden_size", "image_features", "action_std")
+FROM_ZERO = ("weight_decay", "warm_up", "hidden_layers", "vector_limit", "image_shift", "auxiliary_weight")
+AT_MOST_ONE = ("warm_up", "average_rate")
+"""Bounds of the settings of every algorithm."""
+
 
 @dataclass(frozen=True)
 class Config:
@@ -108,6 +114,14 @@ class Config:
     """Compile the loss with torch's inductor. Takes up to a minute at the beginning, needs a C++ compiler, and pays
     where small operations outweigh matrix products (IQL). The arithmetic is the same to rounding, but not to the bit.
     """
+
+    def __post_init__(self) -> None:
+        for name in (*ABOVE_ZERO, *FROM_ZERO):
+            value, most = getattr(self, name), 1.0 if name in AT_MOST_ONE else sys.float_info.max
+            if not 0 <= value <= most or (name in ABOVE_ZERO and value == 0):
+                low = "above 0" if name in ABOVE_ZERO else "of at least 0"
+                high = " and at most 1" if name in AT_MOST_ONE else ""
+                raise ValueError(f"{name}: expected a finite number {low}{high}, got {value}.")
 
 
 @dataclass(frozen=True)
@@ -498,7 +512,7 @@ def make_algorithm(
         device: where to learn, as torch names it: `cpu`, `cuda`, `cuda:1`.
 
     Raises:
-        UserError: there is no such algorithm, setting or device, or a setting is of the wrong type.
+        UserError: there is no such algorithm, setting or device, or a setting is of the wrong type or out of bounds.
     """
     algorithm = find_algorithm(name)
     config = schema.convert(algorithm.config_type, dict(overrides or {}), f"{name} settings")

@@ -41,6 +41,7 @@ class BRACConfig(ActorCriticConfig):
     """Updates in which the policy clones and nothing else happens; 300,000 in the paper."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.cloning_updates < 1:
             raise UserError("cloning_updates: expected at least 1, as BRAC needs a model of the behaviour, got 0.")
 

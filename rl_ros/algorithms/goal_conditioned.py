@@ -48,6 +48,7 @@ class GoalConditionedConfig(Config):
     ones rather, as for the value function. The latter where episodes are long and go from one thing to another."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not (self.value_current >= 0 and self.value_future >= 0 and self.value_current + self.value_future <= 1):
             raise UserError(
                 f"value_current and value_future: expected shares that add up to at most 1, got {self.value_current} "

@@ -4,7 +4,7 @@ import argparse
 import json
 from pathlib import Path
 
-from rl_ros.commands.console import episode_bar, positive, progress, show
+from rl_ros.commands.console import episode_bar, positive, progress, seed, show
 from rl_ros.errors import UserError
 from rl_ros.graph import next_episode
 from rl_ros.training.live import Results, run_episodes
@@ -27,7 +27,7 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
     )
     parser.add_argument("--bags", "--out", type=Path, required=True, metavar="DIR", help="where the bags go")
     parser.add_argument("--workers", type=int, default=2, help="--grasps: processes (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the first episode (default: %(default)s)")
+    parser.add_argument("--seed", type=seed, default=0, help="seed of the first episode (default: %(default)s)")
     parser.add_argument("--noise", type=float, default=1.0, help="scale of the expert's errors (default: %(default)s)")
     parser.add_argument("--policy", default="", metavar="BUNDLE", help="a policy bundle instead of the expert")
     parser.add_argument(

@@ -1,6 +1,7 @@
 """What the commands share on the console: tables, progress bars, argument types."""
 
 import argparse
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -22,6 +23,22 @@ def positive(text: str) -> int:
     value = int(text)
     if value < 1:
         raise argparse.ArgumentTypeError(f"expected at least 1, got {value}")
+    return value
+
+
+def seed(text: str) -> int:
+    """Argument type: a whole number that every generator takes as its seed."""
+    value = int(text)
+    if not 0 <= value < 1 << 63:
+        raise argparse.ArgumentTypeError(f"expected at least 0 and less than 2**63, got {text}")
+    return value
+
+
+def duration(text: str) -> float:
+    """Argument type: seconds, positive and finite."""
+    value = float(text)
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"expected a positive number of seconds, got {text}")
     return value
 
 

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from rl_ros.commands.collect import collect
-from rl_ros.commands.console import console, positive, progress, show
+from rl_ros.commands.console import console, duration, positive, progress, seed, show
 from rl_ros.commands.evaluate import evaluate
 
 
@@ -18,9 +18,9 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
     )
     parser.add_argument("--out", type=Path, default=Path("runs/demo"), metavar="DIR", help="(default: %(default)s)")
     parser.add_argument("--episodes", type=positive, default=600, help="to record (default: %(default)s)")
-    parser.add_argument("--seconds", type=float, default=120.0, help="of training (default: %(default)s)")
+    parser.add_argument("--seconds", type=duration, default=120.0, help="of training (default: %(default)s)")
     parser.add_argument("--evaluations", type=positive, default=50, help="episodes per policy (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="(default: %(default)s)")
+    parser.add_argument("--seed", type=seed, default=0, help="(default: %(default)s)")
     parser.set_defaults(run=run)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from rl_ros.commands.console import episode_bar, positive, progress, show
+from rl_ros.commands.console import episode_bar, positive, progress, seed, show
 from rl_ros.commands.estimate import run_offline
 from rl_ros.errors import UserError
 from rl_ros.training.bundle import load_bundle
@@ -40,7 +40,7 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
         help="grasp: what lies in the tray: what policies learn from, or what none has seen (default: %(default)s)",
     )  # fmt: skip
     parser.add_argument("--episodes", "--goals", type=positive, default=50, help="how many (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=100_000, help="seed of the first episode (default: %(default)s)")
+    parser.add_argument("--seed", type=seed, default=100_000, help="seed of the first episode (default: %(default)s)")
     parser.add_argument(
         "--out",
         type=Path,

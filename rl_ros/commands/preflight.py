@@ -10,7 +10,7 @@ from typing import Any
 from rich.table import Table
 
 from rl_ros.bringup import Supervisor, environment
-from rl_ros.commands.console import console
+from rl_ros.commands.console import console, duration
 from rl_ros.graph import Graph, GraphNode, load_graph, parse_arguments, resolve
 from rl_ros.training.preflight import CHECKS, Evidence, Finding, Status, probed
 
@@ -29,7 +29,7 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
     )
     parser.add_argument("graph", help="a graph in config/graphs, such as grasp")
     parser.add_argument("arguments", nargs="*", metavar="key:=value", help="arguments as for `rl_ros up`")
-    parser.add_argument("--seconds", type=float, default=2.0, help="to listen to the drivers (default: %(default)s)")
+    parser.add_argument("--seconds", type=duration, default=2.0, help="to listen to the drivers (default: %(default)s)")
     parser.set_defaults(run=run)
 
 

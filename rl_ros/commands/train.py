@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rl_ros.commands.console import console, positive, progress, share
+from rl_ros.commands.console import console, duration, positive, progress, seed, share
 from rl_ros.commands.train_in_parts import add_in_parts, run_in_parts
 from rl_ros.commands.train_online import add_online, run_online
 from rl_ros.contract import ACTORS, Contract
@@ -40,9 +40,9 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
     parser.add_argument("--bags", type=Path, required=True, metavar="DIR", help="bags to learn from")
     parser.add_argument("--out", type=Path, required=True, metavar="RUN", help="directory of the run")
     length = parser.add_mutually_exclusive_group()
-    length.add_argument("--seconds", type=float, help="train for so long")
+    length.add_argument("--seconds", type=duration, help="train for so long")
     length.add_argument("--updates", type=positive, help="train for so many updates; the same seed gives the same bits")
-    parser.add_argument("--seed", type=int, default=0, help="of weights and batches (default: %(default)s)")
+    parser.add_argument("--seed", type=seed, default=0, help="of weights and batches (default: %(default)s)")
     parser.add_argument(
         "--device", default="cpu", help="to learn on, as torch names it: cpu, cuda, cuda:1 (default: %(default)s)"
     )

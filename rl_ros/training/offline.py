@@ -73,8 +73,8 @@ def train(
         The bundle's directory.
 
     Raises:
-        UserError: an unknown algorithm, setting or device, not exactly one of `seconds` and `updates`, or a share of a
-            person's ticks where there are none.
+        UserError: an unknown algorithm, setting or device, not exactly one of `seconds` and `updates`, a share of a
+            person's ticks where there are none, or all episodes held out.
     """
     if (seconds is None) == (updates is None) or (seconds or updates or 0) <= 0:
         raise UserError("training takes either a positive number of seconds or of updates; give one of them.")
@@ -86,6 +86,8 @@ def train(
         practise(learner, drawn_from(imagined(encoder)))
     generator = np.random.default_rng(seed)
     training_rows, validation_rows = split_episodes(memory, generator, held_out)
+    if not len(training_rows):
+        raise UserError(f"with {held_out:g} of the episodes held out no episode is left to train on; hold out fewer.")
     human_rows = training_rows[human[training_rows]] if human is not None else training_rows[:0]
     shown = round(human_share * learner.config.batch_size)
     if shown and not len(human_rows):

@@ -32,6 +32,7 @@ def write(episodes: Iterable[Episode], contract: Contract, out: Path) -> int:
     if out.exists():
         raise UserError(f"{out}: there is such a file already; give the name of a new one.")
     out.parent.mkdir(parents=True, exist_ok=True)
+    out.touch()  # where nothing can be written, h5py would not say which file
     count = 0
     with h5py.File(out, "w") as file:
         for piece in pieces(episodes):
