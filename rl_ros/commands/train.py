@@ -70,7 +70,7 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
         "--encoder",
         type=Path,
         metavar="DIR",
-        help="an image encoder, where goals are images (default: train one first)",
+        help="an image encoder, where goals are images (default: train one first; --online: that of --continue)",
     )
     parser.add_argument(
         "--encoder-updates", type=positive, default=4000, metavar="N", help="of training one (default: %(default)s)"
