@@ -374,6 +374,21 @@ def _require_limits(bag: Bag, name: str, channel: ActionChannel, values: np.ndar
         )
 
 
+def _beyond_limits(name: str, channel: ActionChannel, values: np.ndarray) -> list[str]:
+    """What is told of values (ticks, n) of a continuous channel that are beyond its limits, where some are."""
+    low, high = np.array(channel.low), np.array(channel.high)
+    slack = 1e-3 * (high - low)
+    beyond = (values < low - slack) | (values > high + slack)
+    if not beyond.any():
+        return []
+    entry = int(np.flatnonzero(beyond.any(axis=0))[0])
+    return [
+        f"action.{name} is beyond its limits {low[entry]:.4g} and {high[entry]:.4g} at some ticks, "
+        f"{values[:, entry].min():.4g} to {values[:, entry].max():.4g}, which no policy can repeat; is it in the "
+        f"contract's units? ({int(beyond.any(axis=1).sum())} times)"
+    ]
+
+
 class _Builder:
     """One episode while its messages come in."""
 
@@ -512,6 +527,9 @@ class _Builder:
             outcome = "unfinished"
         for name, channel in self._at_limits.items():
             _require_limits(bag, name, channel, rows[f"action/{name}"][has_transition])
+        for name, channel in contract.action.items() if bag.contract is None else ():
+            if not channel.discrete:
+                notes += _beyond_limits(name, channel, rows[f"action/{name}"][has_transition])
         action = np.concatenate([rows[name].astype(np.float32) for name in self._action], axis=1)
         terminated, truncated = arrived("terminated") > 0, arrived("truncated") > 0
         if not (terminated | truncated).any() and count > 1:
