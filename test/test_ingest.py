@@ -431,6 +431,17 @@ def test_actions_that_no_policy_can_repeat_are_told(contract: Contract) -> None:
     assert problem.endswith("(2 times)")
 
 
+def test_a_pose_in_another_frame_is_told(contract: Contract) -> None:
+    """A detector sees where the object is from the camera; taken for where it is from the base it is somewhere else."""
+    raw = [each for each in episode_messages(contract, 6) if each[0] != "/object/pose"]
+    for tick in range(6):
+        stamp = START + tick * PERIOD
+        raw.append(("/object/pose", stamp, messages.pose_cdr(stamp, "camera_optical_frame", [0.0, 0.1, 0.9])))
+    problems = read_episode(in_memory(contract, raw), contract).problems
+    told = f"/object/pose is in frame 'camera_optical_frame', not in {contract.frame}, and nothing transforms it"
+    assert told in problems
+
+
 def by_topic(raw: list[Raw]) -> list[Raw]:
     return sorted(raw, key=lambda each: (each[0], each[1]))
 

@@ -4,6 +4,7 @@ import tempfile
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, NamedTuple
@@ -15,7 +16,15 @@ from rl_ros.episodes.assemble import Aligned, Assembler
 from rl_ros.episodes.bags import Bag, RawMessage, read_bag
 from rl_ros.episodes.cadence import Cadence
 from rl_ros.episodes.memory import Episode
-from rl_ros.episodes.messages import MessageError, is_stamped, service_event_of, stamp_of, status_of
+from rl_ros.episodes.messages import (
+    IN_SPACE,
+    MessageError,
+    frame_of,
+    is_stamped,
+    service_event_of,
+    stamp_of,
+    status_of,
+)
 from rl_ros.errors import UserError
 
 EVENTS = "/episode/event"
@@ -426,6 +435,8 @@ class _Builder:
             silent,
         )
         self.topics = frozenset(self._assembler.types)
+        self._frames: dict[str, str] = {}
+        """Of the first message of each topic whose numbers are in space."""
         self._waiting: list[Aligned] = []
         self._columns = {name: _GrowingColumn(scratch) for name in self._assembler.keys}
         self._stamps: list[int] = []
@@ -435,6 +446,9 @@ class _Builder:
         """Picks the ticks, where the reference is faster than the control rate."""
 
     def push(self, message: RawMessage) -> None:
+        if message.type in IN_SPACE and message.topic not in self._frames:
+            with suppress(MessageError):  # the assembler says so
+                self._frames[message.topic] = frame_of(message.cdr)
         self._waiting += self._assembler.align(message.topic, message.cdr)
         if len(self._waiting) >= BLOCK:
             self._read()
@@ -577,6 +591,8 @@ class _Builder:
             for (name, found), times in contents.counts.items():
                 if name == topic and found != expected and times:
                     notes.append(f"{topic} carries {found}, expected {expected}")
+            if (frame := self._frames.get(topic, "")) not in ("", self._contract.frame):
+                notes.append(f"{topic} is in frame '{frame}', not in {self._contract.frame}, and nothing transforms it")
             publishers = contents.publishers.get(topic, 1)
             if publishers > 1:
                 notes.append(f"{topic} has {publishers} publishers, whose messages are mixed")
