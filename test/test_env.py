@@ -246,6 +246,21 @@ def test_an_environment_without_goals_gets_one_that_no_policy_sees() -> None:
     pendulum.close()
 
 
+@pytest.mark.parametrize(
+    ("name", "settings", "sentence"),
+    [
+        ("Reach", {"reward": "Dense"}, "task reach: reward: expected one of sparse, dense, got 'Dense'"),
+        ("Reach", {"variant": "pixels"}, "variant: expected one of state, image, image_goal, got 'pixels'"),
+        ("Grasp", {"objects": "held-out"}, "scene grasp: objects: expected one of train, held_out, got 'held-out'"),
+    ],
+)
+def test_settings_that_there_are_not_are_refused_rather_than_taken_for_others(
+    name: str, settings: dict[str, object], sentence: str
+) -> None:
+    with pytest.raises(UserError, match=sentence):
+        gymnasium.make(f"rl_ros/{name}-v0", **settings)
+
+
 def test_what_no_contract_can_be_made_for_is_named() -> None:
     with pytest.raises(UserError, match="CartPole-v1: a contract is made for actions that are a vector with limits"):
         contract_of(gymnasium.make("CartPole-v1"))

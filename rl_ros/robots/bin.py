@@ -11,6 +11,7 @@ import numpy as np
 import pybullet
 from numpy.typing import NDArray
 
+from rl_ros import schema
 from rl_ros.contract import Contract
 from rl_ros.errors import UserError
 from rl_ros.robots.arm import Arm
@@ -75,7 +76,7 @@ class Bin(PyBulletArm):
         randomise: not offered; what is in the tray differs anyway.
 
     Raises:
-        UserError: as `PyBulletArm`.
+        UserError: there are no such objects; as `PyBulletArm`.
     """
 
     scene: BinScene
@@ -92,6 +93,7 @@ class Bin(PyBulletArm):
     ) -> None:
         if randomise:
             raise UserError(f"scene {scene.name}: its looks cannot be randomised: other things are in it each time.")
+        objects = schema.convert(ObjectSet, objects, f"scene {scene.name}: objects")
         self._numbers = [n for n in (HELD_OUT if objects == "held_out" else range(HELD_OUT.start)) if n not in BROKEN]
         self._bodies: dict[str, int] = {}
         self.shapes: dict[str, Shape] = {}

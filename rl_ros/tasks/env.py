@@ -13,6 +13,7 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 
+from rl_ros import schema
 from rl_ros.contract import IMAGES, ActionChannel, Contract, Goal, Key
 from rl_ros.errors import UserError
 from rl_ros.graph import load_graph, node_specs, resolve
@@ -23,7 +24,7 @@ from rl_ros.robots.bin import Bin, ObjectSet, make_world, object_names, objects_
 from rl_ros.robots.guard import CHECKS as GUARD_CHECKS
 from rl_ros.robots.guard import Command, Guard, Limits, Request
 from rl_ros.robots.pybullet_arm import Camera, Light, PyBulletArm
-from rl_ros.tasks.goals import GoalTask
+from rl_ros.tasks.goals import GoalTask, RewardKind
 from rl_ros.tasks.grasp import Grasp, GraspImage
 from rl_ros.tasks.task import make_task
 
@@ -96,7 +97,7 @@ class ArmEnvironment(gymnasium.Env[Observation, np.ndarray]):
         guarded: go through all of the guard's checks, as on the live graph: what a policy is worth there.
 
     Raises:
-        UserError: there is no such task.
+        UserError: there is no such task, variant or reward.
     """
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 20}  # noqa: RUF012
@@ -106,7 +107,7 @@ class ArmEnvironment(gymnasium.Env[Observation, np.ndarray]):
         self,
         task: str,
         variant: Variant = "state",
-        reward: Literal["sparse", "dense"] = "sparse",
+        reward: RewardKind = "sparse",
         terminate_on_success: bool = False,
         physics_rate: float | None = None,
         render_mode: str | None = None,
@@ -118,9 +119,9 @@ class ArmEnvironment(gymnasium.Env[Observation, np.ndarray]):
         judge = make_task(task)
         if not isinstance(judge, GoalTask):
             raise UserError(f"{task} has no position for a goal; there are: {', '.join(TASKS.values())}.")
-        self.task = judge
-        self.task.reward = reward
-        self.variant, self.render_mode, self.terminate_on_success = variant, render_mode, terminate_on_success
+        self.task = type(judge)(reward)
+        self.variant: Variant = schema.convert(Variant, variant, f"environment of {task}: variant")
+        self.render_mode, self.terminate_on_success = render_mode, terminate_on_success
         self.contract = _contract(task, variant, camera)
         self._set_up(physics_rate)
         self.goal_values: Observation = {}
@@ -288,6 +289,9 @@ class BinEnvironment(ArmEnvironment):
         physics_rate: physics steps a simulated second, as arm_sim's.
         render_mode: `rgb_array` or None.
         encoder: of pictures of what is to be grasped; None: anything.
+
+    Raises:
+        UserError: there are no such objects.
     """
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 5}  # noqa: RUF012

@@ -9,8 +9,11 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
+from rl_ros import schema
 from rl_ros.robots.pybullet_arm import PyBulletArm
 from rl_ros.tasks.task import Expert, Judgement, Values
+
+RewardKind = Literal["sparse", "dense"]
 
 THRESHOLD = 0.05
 """m from the goal that counts as reached."""
@@ -40,6 +43,9 @@ class GoalTask(ABC):
 
     Args:
         reward: `sparse` is -1 until the goal is reached and 0 there, `dense` the negative distance in metres.
+
+    Raises:
+        UserError: there is no such reward.
     """
 
     name: ClassVar[str]
@@ -50,8 +56,8 @@ class GoalTask(ABC):
     threshold: ClassVar[float] = THRESHOLD
     """m from the goal that counts as reached."""
 
-    def __init__(self, reward: Literal["sparse", "dense"] = "sparse") -> None:
-        self.reward = reward
+    def __init__(self, reward: RewardKind = "sparse") -> None:
+        self.reward: RewardKind = schema.convert(RewardKind, reward, f"task {self.name}: reward")
 
     def begin(self) -> None:  # noqa: B027 (a judgement depends on one moment alone)
         """See `Task.begin`."""
