@@ -1,5 +1,6 @@
 """QT-Opt in parts: what each part does, and that a run with all of them learns and loses nothing."""
 
+import dataclasses
 import importlib.util
 import os
 import signal
@@ -107,6 +108,16 @@ def test_fine_tuning_begins_with_the_bundle(recorded: Path, tmp_path: Path) -> N
     first = train_in_parts(Settings(recorded, tmp_path / "a", updates=5, overrides=SMALL, start_after=1), Here())
     settings = Settings(recorded, tmp_path / "b", updates=5, continue_from=str(first), start_after=1)
     assert load_bundle(train_in_parts(settings, Here())).state()["updates"].item() == 10
+
+
+def test_another_run_into_the_same_bags_collects_other_grasps(tmp_path: Path) -> None:
+    collect_grasps(tmp_path / "bags", 1, seed=0, workers=0)  # whose bag is numbered otherwise
+    settings = settings_of(tmp_path, updates=2, grasps=4, start_after=5, updates_a_grasp=0.1)
+    first = train_in_parts(settings, Here())
+    train_in_parts(dataclasses.replace(settings, start_after=9, continue_from=str(first), overrides={}), Here())
+    episodes, _ = read_episodes(find_bags(settings.bags), CONTRACT)
+    assert len(episodes) == 9
+    assert len({episode.seed for episode in episodes}) == 9
 
 
 def test_without_a_grasp_there_is_a_sentence(tmp_path: Path) -> None:

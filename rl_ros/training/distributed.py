@@ -9,6 +9,7 @@ Each part is a plain class. `Here` has them all in this process, one after the o
 
 import contextlib
 import math
+import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -103,7 +104,7 @@ class Collector:
         """One bag of grasps, by the policy of a bundle and the explorer in their shares; without one by the explorer.
 
         Args:
-            number: of the bag in this run.
+            number: of the bag, among those of the run's seed.
             bundle: directory, or empty.
         """
         settings = self.settings
@@ -116,7 +117,7 @@ class Collector:
             return actors[-1], scripted(self.environment, 1.0, seed) if is_scripted else self._by_policy(bundle, seed)
 
         seeds = range(first, first + settings.grasps_a_bag)
-        # Of an earlier run, or of a collector that died.
+        # A collector that died may have left one of that number.
         name = unused(settings.bags / f"grasps_{settings.seed:03d}_{number:06d}").name
         found = write_bag(self.environment, settings.bags, name, seeds, number * settings.grasps_a_bag, choose)
         return Collected(str(settings.bags / name), *_counted(actors, found))
@@ -353,6 +354,8 @@ class PartsOfARun:
         """In the replay."""
         self.newest = settings.continue_from
         """Bundle that collectors act by."""
+        self.number = next_number(settings.bags, settings.seed)
+        """Of the next bag, by which its episodes are seeded: none of an earlier run's comes again."""
         self.bags = self.asked = self.learned = self.collected = 0
         self.jobs: list[Job] = []
         self.mixture = Mixture()
@@ -405,8 +408,8 @@ class PartsOfARun:
         size = self.settings.grasps_a_bag
         while self.idle and self.bags + 1 <= due and self.bags * size < self.settings.grasps:
             collector = self.idle.pop()
-            self.jobs.append(Job(self.engine.ask(collector, "collect", self.bags, self.newest), collector, 0))
-            self.bags += 1
+            self.jobs.append(Job(self.engine.ask(collector, "collect", self.number, self.newest), collector, 0))
+            self.number, self.bags = self.number + 1, self.bags + 1
 
     def hear(self, job: Job) -> None:
         """A bag is there: the replay reads it."""
@@ -429,6 +432,13 @@ class PartsOfARun:
     def next_job(self) -> Job:
         """The first one that is done."""
         return self.jobs.pop(self.engine.ready([job.answer for job in self.jobs]))
+
+
+def next_number(bags: Path, seed: int) -> int:
+    """The number after those of the bags that runs of this seed have written into a directory, whole or not."""
+    written = re.compile(rf"grasps_{seed:03d}_(\d{{6,}})")
+    names = (written.match(path.name) for path in bags.glob("grasps_*"))
+    return max((int(name[1]) + 1 for name in names if name), default=0)
 
 
 def train_in_parts(
