@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from rl_ros.algorithms.qt_opt import PROJECTION
+from rl_ros.cli import main
 from rl_ros.contract import ACTORS, Contract
 from rl_ros.episodes.bags import find_bags
 from rl_ros.episodes.decisions import FALL
@@ -37,6 +38,7 @@ from rl_ros.tasks.grasp import (
     lifted,
 )
 from rl_ros.tasks.slide import Slide
+from rl_ros.training.grasping import Grasp as Outcome
 from rl_ros.training.grasping import GraspEpisodes, collect_grasps
 from rl_ros.training.live import run_episodes
 
@@ -259,6 +261,38 @@ def test_a_bag_of_many_grasps_reads_back_as_it_happened(tmp_path: Path) -> None:
         recorded = episodes[4].value(name)
         np.testing.assert_array_equal(recorded, np.stack([seen[name] for seen in runner.seen]))
     environment.close()
+
+
+@pytest.mark.parametrize(
+    ("there", "first"),
+    [
+        ("grasps_000_000004", 0),  # of rl_ros train, as are the next two
+        ("grasps_000_000004_2", 0),
+        ("grasps_1000000_000004_interrupted", 0),
+        ("grasps_0000000_250_interrupted", 250),
+        ("grasps_0000250_7_interrupted_2", 257),
+        ("grasps_of_mine", 0),
+    ],
+)
+def test_grasps_are_numbered_after_those_that_collecting_has_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, there: str, first: int
+) -> None:
+    (tmp_path / there).mkdir()
+    monkeypatch.setattr("rl_ros.training.grasping.write_bag", grasps_of_nothing)
+    collect_grasps(tmp_path, 2, 100, workers=0)
+    assert (tmp_path / f"grasps_{first:07d}_2").read_text() == f"{[100 + first, 101 + first]}"
+
+
+def grasps_of_nothing(_: BinEnvironment, out: Path, name: str, seeds: range, *others: object) -> list[Outcome]:
+    """In the place of `write_bag`: a file with the seeds."""
+    (out / name).write_text(str(list(seeds)))
+    return [Outcome(seed, success=True, lifted=True, anything=True, ticks=1) for seed in seeds]
+
+
+def test_a_number_of_workers_that_is_none_is_a_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    given = ["collect", "grasp", "--grasps", "1", "--out", str(tmp_path), "--workers", "-1"]
+    assert main(given) == 2
+    assert "--workers -1: expected at least 0" in capsys.readouterr().err
 
 
 def test_grasps_of_a_policy_are_recorded_as_its_own_and_follow_from_the_seed(tmp_path: Path) -> None:

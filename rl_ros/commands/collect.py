@@ -62,6 +62,8 @@ def grasps(options: argparse.Namespace) -> int:
     exploration = EXPLORATION if options.exploration is None else options.exploration
     if not 0.0 <= exploration < 1.0:
         raise UserError(f"--exploration {exploration}: expected a share from 0 to less than 1.")
+    if options.workers < 0:
+        raise UserError(f"--workers {options.workers}: expected at least 0, which records in this process.")
     with progress() as bar:
         task = bar.add_task("recording", total=options.grasps)
 

@@ -6,6 +6,7 @@ What is recorded are the messages that a graph would record. A bag holds a hundr
 
 import multiprocessing
 import os
+import re
 import signal
 import time
 from collections.abc import Callable, Sequence
@@ -20,7 +21,7 @@ from rl_ros.contract import ACTOR_TOPIC, Contract
 from rl_ros.episodes import messages
 from rl_ros.episodes.assemble import Tick
 from rl_ros.episodes.ingest import EVENTS
-from rl_ros.episodes.record import UNFINISHED, EpisodeFile
+from rl_ros.episodes.record import EpisodeFile
 from rl_ros.episodes.statistics import success_figures
 from rl_ros.robots.bin import ObjectSet
 from rl_ros.tasks.env import BinEnvironment
@@ -30,6 +31,9 @@ from rl_ros.training.acting import BundleActor, ExploringActor
 from rl_ros.training.bundle import Bundle
 
 EPISODES_A_BAG = 250
+NAME = re.compile(r"grasps_(\d{7,})_(\d{1,3})(?!\d)")
+"""Of a bag: its first grasp, and how many it has. What follows, such as `_interrupted`, says what became of it; bags of
+`rl_ros train` are named otherwise."""
 CAMERA_FRAME = "camera_optical_frame"
 JUDGEMENT = ("reward", "success", "terminated", "truncated")
 
@@ -260,8 +264,8 @@ def collect_grasps(
         UserError: a worker has ended.
     """
     out.mkdir(parents=True, exist_ok=True)
-    there = [path.name.split("_")[1:] for path in out.glob("grasps_*_*") if not path.name.endswith(UNFINISHED)]
-    first = max((int(start) + int(count) for start, count in there), default=0)
+    there = (NAME.match(path.name) for path in out.glob("grasps_*"))
+    first = max((int(name[1]) + int(name[2]) for name in there if name), default=0)
     blocks = [(first + start, min(EPISODES_A_BAG, grasps - start)) for start in range(0, grasps, EPISODES_A_BAG)]
     began, done, successes, agreed = time.monotonic(), 0, 0, 0
     jobs = [_Job(out, start, count, seed, noise, policy, exploration, objects) for start, count in blocks]
