@@ -1,7 +1,11 @@
 """Bin grasping: what is in the tray, how a grasp is checked, and that a bag of grasps reads back as it happened."""
 
+import os
+import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -15,6 +19,7 @@ from rl_ros.episodes.bags import find_bags
 from rl_ros.episodes.decisions import FALL
 from rl_ros.episodes.distance import SAME_THING
 from rl_ros.episodes.ingest import read_episodes
+from rl_ros.errors import UserError
 from rl_ros.resources import share_directory, share_file
 from rl_ros.robots.bin import BinScene
 from rl_ros.robots.pybullet_arm import projection_of
@@ -293,6 +298,44 @@ def test_a_number_of_workers_that_is_none_is_a_sentence(tmp_path: Path, capsys: 
     given = ["collect", "grasp", "--grasps", "1", "--out", str(tmp_path), "--workers", "-1"]
     assert main(given) == 2
     assert "--workers -1: expected at least 0" in capsys.readouterr().err
+
+
+def test_a_worker_that_is_killed_ends_collecting_with_a_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rl_ros.training.grasping.write_bag", lambda *_: os.kill(os.getpid(), signal.SIGKILL))
+    with at_most(60), pytest.raises(UserError, match=f"{tmp_path}: a process that recorded grasps was killed"):
+        collect_grasps(tmp_path, 2, 0, workers=1)
+
+
+def test_an_interrupt_waits_for_no_worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def write(environment: BinEnvironment, out: Path, name: str, seeds: range, *others: object) -> list[Outcome]:
+        return grasps_of_nothing(environment, out, name, seeds) if 0 in seeds else signal.pause()  # type: ignore[return-value]
+
+    def interrupt(done: int, successes: int) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("rl_ros.training.grasping.EPISODES_A_BAG", 1)
+    monkeypatch.setattr("rl_ros.training.grasping.write_bag", write)
+    with at_most(60), pytest.raises(KeyboardInterrupt):
+        collect_grasps(tmp_path, 4, 0, workers=2, progress=interrupt)
+    assert [path.name for path in tmp_path.iterdir()] == ["grasps_0000000_1"]
+
+
+@contextmanager
+def at_most(seconds: int) -> Iterator[None]:
+    """Fails what would otherwise wait for ever."""
+
+    def fail(*_: object) -> None:
+        pytest.fail(f"still waiting after {seconds} s")
+
+    before = signal.signal(signal.SIGALRM, fail)
+    signal.alarm(seconds)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def test_grasps_of_a_policy_are_recorded_as_its_own_and_follow_from_the_seed(tmp_path: Path) -> None:

@@ -10,6 +10,8 @@ import re
 import signal
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,7 @@ from rl_ros.episodes.assemble import Tick
 from rl_ros.episodes.ingest import EVENTS
 from rl_ros.episodes.record import EpisodeFile
 from rl_ros.episodes.statistics import success_figures
+from rl_ros.errors import UserError
 from rl_ros.robots.bin import ObjectSet
 from rl_ros.tasks.env import BinEnvironment
 from rl_ros.tasks.grasp import GraspImage, GraspRoutine, lifted
@@ -261,7 +264,7 @@ def collect_grasps(
         `grasps`, `success`, `detector_agreement` and `grasps_per_second`.
 
     Raises:
-        UserError: a worker has ended.
+        UserError: a worker was killed.
     """
     out.mkdir(parents=True, exist_ok=True)
     there = (NAME.match(path.name) for path in out.glob("grasps_*"))
@@ -281,9 +284,7 @@ def collect_grasps(
         for job in jobs:
             heard(_run(job))
     else:
-        with multiprocessing.get_context("fork").Pool(min(workers, len(jobs)), _quiet) as pool:
-            for found in pool.imap_unordered(_run, jobs):
-                heard(found)
+        _in_workers(jobs, workers, heard)
     return {
         "grasps": done,
         "success": round(successes / done, 4),
@@ -340,6 +341,30 @@ def _run(job: _Job) -> list[Grasp]:
 
     seeds = range(job.seed + job.start, job.seed + job.start + job.count)
     return write_bag(environment, job.out, f"grasps_{job.start:07d}_{job.count}", seeds, job.start, choose)
+
+
+def _in_workers(jobs: Sequence[_Job], workers: int, heard: Callable[[list[Grasp]], None]) -> None:
+    """Each bag in one of so many processes; what comes of it is heard as soon as it is whole.
+
+    Raises:
+        UserError: one of them was killed.
+    """
+    others = multiprocessing.active_children()
+    with ProcessPoolExecutor(min(workers, len(jobs)), multiprocessing.get_context("fork"), _quiet) as pool:
+        try:
+            for done in as_completed([pool.submit(_run, job) for job in jobs]):
+                heard(done.result())
+        except BrokenProcessPool as error:
+            raise UserError(
+                f"{jobs[0].out}: a process that recorded grasps was killed, most likely as memory ran out; the bags "
+                "that are whole count, go on with fewer --workers."
+            ) from error
+        except BaseException:
+            # Nobody waits for the bags that are still to come.
+            for process in multiprocessing.active_children():
+                if process not in others:
+                    process.terminate()
+            raise
 
 
 def _quiet() -> None:
