@@ -275,6 +275,24 @@ def test_recordings_of_a_robot_which_do_not_say_where_things_are_are_learned_fro
     assert "occupied_loss" not in learner.update(batch)
 
 
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"elites": 65}, "elites: expected 1 to samples, which is 64, got 65"),
+        ({"samples": 0, "elites": 0}, "elites: expected 1 to samples, which is 0, got 0"),
+        ({"acting_samples": 4}, "acting_elites: expected 1 to acting_samples, which is 4, got 10"),
+        ({"iterations": 0}, "iterations: expected at least 1, got 0"),
+        ({"acting_iterations": -1}, "acting_iterations: expected at least 1, got -1"),
+        ({"lag": 0}, "lag: expected at least 1, got 0"),
+        ({"projection": [1.0, 2.0]}, "projection: expected 12 numbers, 3 x 4 row by row, got 2"),
+        ({"batch_size": 0}, "batch_size: expected a finite number above 0, got 0"),
+    ],
+)
+def test_settings_that_no_search_can_be_made_with_are_a_sentence(settings: dict[str, object], sentence: str) -> None:
+    with pytest.raises(UserError, match=f"qt_opt settings: {sentence}"):
+        make_algorithm("qt_opt", CONTRACT, NORMALISATION, overrides=settings)
+
+
 def test_a_bundle_of_the_policy_alone_is_learned_on_from(tmp_path) -> None:  # type: ignore[no-untyped-def]
     first, second = (make_algorithm("qt_opt", CONTRACT, NORMALISATION, seed=seed) for seed in (1, 2))
     bundle = load_bundle(save_learner(tmp_path / "bundle", first, policy_alone=True))

@@ -115,6 +115,18 @@ class QTOptConfig(Config):
     """Of the camera, 3 x 4 row by row: homogeneous positions, m, to homogeneous pixels. The default is the camera of
     sim/scenes/grasp.yaml; `rl_ros.robots.pybullet_arm.projection_of` computes it."""
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for search in ("", "acting_"):
+            samples, elites = getattr(self, f"{search}samples"), getattr(self, f"{search}elites")
+            if not 1 <= elites <= samples:
+                raise ValueError(f"{search}elites: expected 1 to {search}samples, which is {samples}, got {elites}.")
+        for name in ("iterations", "acting_iterations", "lag"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}: expected at least 1, got {getattr(self, name)}.")
+        if len(self.projection) != 12:
+            raise ValueError(f"projection: expected 12 numbers, 3 x 4 row by row, got {len(self.projection)}.")
+
 
 class QPolicy(nn.Module):
     """Acts by the largest Q. Raw observations go in, contract units come out.
