@@ -275,6 +275,19 @@ def test_recordings_of_a_robot_which_do_not_say_where_things_are_are_learned_fro
     assert "occupied_loss" not in learner.update(batch)
 
 
+def test_bellman_targets_after_others_begin_with_what_was_learned() -> None:
+    memory = ReplayMemory([episode(2, 6, True, 0)])
+    first = make_algorithm("qt_opt", CONTRACT, NORMALISATION, overrides={"targets": "monte_carlo"})
+    rng = np.random.default_rng(0)
+    for batch in first.batches(memory, rng.integers(0, 3, (3, 8)), rng):
+        first.update(batch)
+    second = make_algorithm("qt_opt", CONTRACT, NORMALISATION, seed=1, overrides={"targets": "bellman"})
+    second.load_state_dict(first.state_dict())
+    for name in ("target", "lagged_target"):
+        for key, value in second.networks[name].state_dict().items():
+            assert torch.equal(value, first.trained_policy.state_dict()[key]), (name, key)
+
+
 @pytest.mark.parametrize(
     ("settings", "sentence"),
     [

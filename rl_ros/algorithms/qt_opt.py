@@ -205,6 +205,13 @@ class QTOpt(Algorithm):
         """The networks that learn."""
         return cast(QPolicy, self.networks["policy"])
 
+    def state_dict(self) -> dict[str, Tensor]:
+        """As `Algorithm.state_dict`. Targets that nothing was learned from are the trained networks, to begin with."""
+        if self.config.targets != "bellman":
+            for name in TARGETS:
+                move_towards(self.networks[name], self.trained_policy, 1.0)
+        return super().state_dict()
+
     def load_state_dict(self, state: Mapping[str, Tensor | np.ndarray]) -> None:
         """As `Algorithm.load_state_dict`; from the policy alone, as a shipped bundle holds it, training begins anew."""
         prefix = "networks.policy."
