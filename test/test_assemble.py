@@ -5,11 +5,11 @@ from collections.abc import Iterable
 
 import numpy as np
 import pytest
-from helpers import PERIOD, START, Raw, episode_messages, goal_message, small_contract, tick_messages
+from helpers import PERIOD, START, Raw, episode_messages, goal_message, restamped, small_contract, tick_messages
 
 from rl_ros.contract import Contract, Key
 from rl_ros.episodes import messages
-from rl_ros.episodes.assemble import MAX_PENDING, Assembler, EpisodeGate, Tick
+from rl_ros.episodes.assemble import KEPT, KEPT_NS, MAX_PENDING, Assembler, EpisodeGate, Tick
 
 MILLISECOND = 1_000_000
 
@@ -332,10 +332,26 @@ def test_the_gate_forgets_the_episode_before(contract: Contract) -> None:
 
 def test_the_gate_keeps_a_bounded_number_of_messages_and_those_are_the_newest(contract: Contract) -> None:
     one = gate(contract)
-    for tick in range(EpisodeGate.KEPT + 100):
+    for tick in range(KEPT + 100):
         one.push("/camera/image_raw", messages.image_cdr(START + tick, "", np.zeros((4, 4, 3), np.uint8)))
     stamps = [tick.stamp for tick in one.begin(0) + one.assembler.finish()]
-    assert stamps == [START + tick for tick in range(100, EpisodeGate.KEPT + 100)]
+    assert stamps == [START + tick for tick in range(100, KEPT + 100)]
+
+
+@pytest.mark.parametrize("shifts", [(0,), (0, -500_000_000_000)], ids=["one clock", "a clock that went back"])
+def test_the_gate_keeps_of_each_topic_what_is_near_its_newest(contract: Contract, shifts: tuple[int, ...]) -> None:
+    one = gate(contract)
+    raw = observed(contract, episode_messages(contract, 30))
+    quiet = "/joint_states"
+    first = next(each for each in raw if each[0] == quiet)
+    for shift in shifts:
+        said = [first, *(each for each in raw if each[0] != quiet)]
+        push_all(one, [(topic, stamp + shift, restamped(cdr, stamp + shift)) for topic, stamp, cdr in said])
+    ticks = one.begin(START + shifts[-1] - 1) + one.assembler.finish()
+    last = [tick for tick in range(30) if (29 - tick) * PERIOD <= KEPT_NS]
+    assert [tick.stamp for tick in ticks] == [START + shifts[-1] + tick * PERIOD for tick in last]
+    assert not any(f"nothing on {quiet}" in problem for tick in ticks for problem in tick.problems)
+    assert ticks[0].values["image"][0, 0, 0] == last[0]
 
 
 def offered(key: Key, *shifts: int, after: int = 1000) -> Tick:

@@ -281,6 +281,22 @@ def test_a_goal_becomes_the_desired_goal_with_its_stamp(bench: Bench, monkeypatc
     assert messages.stamp_of(heard[0]) == 7 * SECOND
 
 
+def test_of_pictures_between_episodes_only_the_newest_wait_for_a_goal(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with_parameters(monkeypatch, contract="reach")
+    node, answered = bench.add(GoalEncoder), []
+    assert isinstance(node, GoalEncoder)
+    monkeypatch.setattr(node, "tell", answered.append)
+    for first in (100, 0):  # s; the clock goes back
+        node.on_event(messages.status_cdr(0, "prepare", "", {"episode": "0"}))
+        for second in range(first, first + 10):
+            node.on_tick(messages.pose_cdr(second * SECOND, "panda_link0", [0.5, 0.0, 0.1]))
+    told = {"episode": "0", "seed": "0", "goal": "[0.5, 0.0, 0.1]"}
+    node.on_event(messages.status_cdr(5 * SECOND, "start", "", told))
+    assert answered == [7 * SECOND, 8 * SECOND, 9 * SECOND]
+
+
 def test_others_who_have_nothing_to_say_do_not_end_an_episode(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     """`/diagnostics` is every driver's topic, and one without a status is a legal message there."""
     with_parameters(monkeypatch, contract="lift")

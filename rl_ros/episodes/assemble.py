@@ -40,6 +40,9 @@ class Tick:
 
 MAX_HISTORY = 4096
 """Live messages kept per topic while the reference is silent."""
+KEPT, KEPT_NS = 512, 2_000_000_000
+"""Messages that may come before the start of their episode is announced, and by how many ns their stamps may differ
+from the newest one's. A start is announced at once; half a minute of pictures would be half a gigabyte."""
 MAX_SHOWN = 16
 """Numbers of an array that a sentence shows."""
 
@@ -370,6 +373,12 @@ def _not_finite(array: np.ndarray) -> str | None:
     return f"not finite: {array.tolist() if array.size <= MAX_SHOWN else f'{np.sum(~np.isfinite(array))} numbers'}"
 
 
+class _Early(NamedTuple):
+    topic: str
+    stamp: int
+    cdr: bytes
+
+
 class EpisodeGate:
     """Shows an assembler only the messages of the running episode.
 
@@ -377,18 +386,23 @@ class EpisodeGate:
     announced; nothing is answered with what was known of the episode before.
     """
 
-    KEPT = 512
-
     def __init__(self, assembler: Assembler) -> None:
         self.assembler = assembler
         self.running = False
-        self._kept: deque[tuple[str, bytes]] = deque(maxlen=self.KEPT)
+        self._kept: deque[_Early] = deque(maxlen=KEPT)
 
     def push(self, topic: str, cdr: bytes) -> list[Tick]:
         """Take one message; returns the ticks of the running episode that are complete now."""
         if self.running:
             return self.assembler.push(topic, cdr)
-        self._kept.append((topic, cdr))
+        try:
+            stamp = stamp_of(cdr)
+        except MessageError:
+            return self.assembler.push(topic, cdr)  # which counts it
+        # Each topic by its own newest: one that is quiet keeps its last message. Where a clock went back, what is
+        # stamped later is what is old.
+        near = (early for early in self._kept if early.topic != topic or abs(early.stamp - stamp) <= KEPT_NS)
+        self._kept = deque([*near, _Early(topic, stamp, cdr)], maxlen=KEPT)
         return []
 
     def prepare(self) -> None:
@@ -399,5 +413,5 @@ class EpisodeGate:
         """An episode starts at stamp `start`; returns its ticks that are complete already."""
         self.running = True
         self.assembler.restart(start)
-        kept, self._kept = self._kept, deque(maxlen=self.KEPT)
-        return [tick for topic, cdr in kept for tick in self.assembler.push(topic, cdr)]
+        kept, self._kept = self._kept, deque(maxlen=KEPT)
+        return [tick for early in kept for tick in self.assembler.push(early.topic, early.cdr)]

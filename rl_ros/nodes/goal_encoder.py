@@ -7,6 +7,7 @@ import numpy as np
 
 from rl_ros.contract import Key
 from rl_ros.episodes import messages
+from rl_ros.episodes.assemble import KEPT, KEPT_NS
 from rl_ros.episodes.pictures import COMPRESSED, IMAGE, picture
 from rl_ros.errors import UserError
 from rl_ros.networks.image_encoder import ImageEncoder, load_encoder
@@ -14,8 +15,6 @@ from rl_ros.nodes.base import Node
 from rl_ros.tasks.task import make_task
 
 GOAL_POSITION = Key("/goal/pose", "geometry_msgs/msg/PoseStamped", "pose.position", (3,), "float64", "m")
-KEPT_TICKS = 512
-"""Ticks that may come before the goal of their episode."""
 
 
 class GoalEncoder(Node):
@@ -45,7 +44,7 @@ class GoalEncoder(Node):
         """Of the picture that it is from, at most 1; None where it is from none."""
         self.early: tuple[str, bytes] | None = None
         """Type and bytes of the last goal that came between two episodes."""
-        self.ticks: deque[bytes] = deque(maxlen=KEPT_TICKS)
+        self.ticks: deque[bytes] = deque(maxlen=KEPT)
         """The messages that make the ticks, which have no goal yet."""
         self.first: np.ndarray | None = None
         """The running episode's first image."""
@@ -143,6 +142,10 @@ class GoalEncoder(Node):
 
     def on_tick(self, cdr: bytes) -> None:
         """An observation wants a goal."""
+        if self.start is None:
+            stamp = messages.stamp_of(cdr)
+            while self.ticks and abs(messages.stamp_of(self.ticks[0]) - stamp) > KEPT_NS:
+                self.ticks.popleft()
         self.ticks.append(cdr)
         self.answer()
 
