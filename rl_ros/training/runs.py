@@ -24,7 +24,6 @@ from rl_ros.episodes.relabel import read_layer
 from rl_ros.errors import UserError
 from rl_ros.training.bundle import Bundle, load_bundle
 from rl_ros.training.offline import split_episodes
-from rl_ros.training.rig import columns_of_latents
 
 DATA = "data.json"
 METRICS = ("metrics.csv", "progress.csv")
@@ -65,6 +64,8 @@ class DataSource:
             dataset = dataset.of_actors(self.actors)
         columns = dataset.columns
         if contract.goal.image:
+            from rl_ros.training.rig import columns_of_latents  # which brings the simulation with it
+
             columns = columns_of_latents(columns, contract, bundle.image_encoder())
         memory = ReplayMemory(columns, achieved_goal=contract.goal.achieved_goal or None)
         return memory, [Path(episode.source).resolve() for episode in dataset.episodes]
