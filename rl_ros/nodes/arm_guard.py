@@ -117,11 +117,10 @@ class ArmGuard(Node):
         assert measured is not None and self.resetting is not None
         if self.sentry.stopped or self.sentry.intruders:
             self.homing.restart()
-        elif self.dry or self.homing.arrived(measured):
-            if self.dry or self.hand_is_ready(stamp):
-                self.send("episode/reset_done", messages.joint_state_cdr(stamp, ["episode"], [self.resetting]))
-                self.resetting = None
-        else:
+        elif self.dry or (self.homing.arrived(measured) and self.hand_is_ready(stamp)):
+            self.send("episode/reset_done", messages.joint_state_cdr(stamp, ["episode"], [self.resetting]))
+            self.resetting = None
+        else:  # also at home, while the hand opens: controllers give up on silence
             step = self.homing.step(stamp, measured)
             if isinstance(step, tuple):
                 code, reason = step
@@ -133,14 +132,13 @@ class ArmGuard(Node):
                 self.give([Answer(stamp, Command(step, self.sentry.gripper, ()))])
 
     def hand_is_ready(self, stamp: int) -> bool:
-        """Whether the hand of an arm that is home has had time to be as episodes begin; tells it to.
+        """Whether the hand of an arm that is home has had time to be as episodes begin; from here on it is told to.
 
         Only here, where a person can take what it holds. From then on a hold leaves it as it was told to be.
         """
         opening = 1.0 if "gripper" in self.contract.action else 0.0
         if self.opened is None or stamp < self.opened or self.sentry.gripper != opening:
             self.opened, self.sentry.gripper = stamp, opening
-            self.give([Answer(stamp, Command(self.arm.home, opening, ()))])
         return stamp - self.opened >= OPENING * 1e9
 
     def on_count(self) -> None:

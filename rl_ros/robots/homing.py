@@ -63,7 +63,7 @@ class Homing:
         elif stamp < self.told + round(self.period * 1e9):
             return None
         self.told = stamp
-        if self.walked > self.duration + OVERTIME:
+        if self.walked > self.duration + OVERTIME and not self.arrived(measured):
             away = np.abs(self.arm.home - measured)
             joint = self.arm.joint_names[int(np.argmax(away))]
             return Code.OUT_OF_REACH, f"{joint} is still {np.max(away):.3f} rad from home"
