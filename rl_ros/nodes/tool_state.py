@@ -31,8 +31,6 @@ class ToolState(Node):
         self.cadence = {topic: Cadence(round(1e9 / self.settings["rate"])) for topic in (POSE, TWIST)}
         if reference in self.cadence:  # each of its messages is a tick
             self.cadence[reference] = Cadence(self.contract.period_ns)
-        self.said: set[str] = set()
-        """Warnings that were given."""
         self.listen("joint_states", self.on_joints)
 
     def on_joints(self, cdr: bytes) -> None:
@@ -40,7 +38,7 @@ class ToolState(Node):
         try:
             stamp, positions = messages.stamp_of(cdr), messages.value(self.positions, cdr)
         except messages.MessageError as error:
-            self.warn_once(f"joint states that tell nothing of the arm: {error}")
+            self.get_logger().warning(f"joint states that tell nothing of the arm: {error}", once=True)
             return
         if not np.isfinite(positions).all():
             return  # the guard says so
@@ -57,15 +55,9 @@ class ToolState(Node):
         try:
             velocities = messages.value(self.velocities, cdr)
         except messages.MessageError as error:
-            self.warn_once(f"joint states without velocities, so there is no /{TWIST}: {error}")
+            self.get_logger().warning(f"joint states without velocities, so there is no /{TWIST}: {error}", once=True)
             return None
         if not np.isfinite(velocities).all():
-            self.warn_once(f"joint states have velocities that are not finite, so there is no /{TWIST}")
+            self.get_logger().warning(f"joint states: velocities not finite, so there is no /{TWIST}", once=True)
             return None
         return velocities
-
-    def warn_once(self, text: str) -> None:
-        """On the console."""
-        if text not in self.said:
-            self.get_logger().warning(text)
-        self.said.add(text)
