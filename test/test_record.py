@@ -59,6 +59,17 @@ def whole_episode(contract: Contract, start: int = START) -> list[Raw]:
     return [(topic, start, cdr), *episode_messages(contract, TICKS, start)[1:]]
 
 
+def stopped_in_the_middle(directory: Path, contract: Contract, *late: Raw) -> FinishedEpisode:
+    """An episode that is going on when the recorder is closed; what is late comes at its last tick."""
+    recorder = EpisodeRecorder(directory, contract)
+    recorder.begin(0, START, {})
+    receive_all(recorder, whole_episode(contract)[:-3])
+    for topic, stamp, cdr in late:
+        recorder.receive(topic, stamp, END, cdr)
+    [finished] = recorder.close()
+    return finished
+
+
 def record_one(directory: Path, contract: Contract, raw: list[Raw], patience: float = 2.0) -> FinishedEpisode:
     recorder = EpisodeRecorder(directory, contract, patience=patience)
     recorder.begin(3, START, {"seed": "17"})
@@ -236,30 +247,22 @@ def test_episodes_that_overlap_in_arrival_are_told_apart_by_stamp(tmp_path: Path
 def test_closing_in_the_middle_of_an_episode_keeps_it_as_ended_by_the_operator(
     tmp_path: Path, contract: Contract
 ) -> None:
-    raw = whole_episode(contract)[:-3]
-    recorder = EpisodeRecorder(tmp_path, contract)
-    recorder.begin(0, START, {})
-    receive_all(recorder, raw)
-    finished = recorder.close()
-    assert [each.number for each in finished] == [0]
-    assert finished[0].lost == {}
-    bag = read_bag(finished[0].path)
+    finished = stopped_in_the_middle(tmp_path, contract)
+    assert finished.number == 0
+    assert finished.lost == {}
+    bag = read_bag(finished.path)
     assert bag.outcome["outcome"] == "operator"
     assert bag.outcome["end"] == str(END)
-    assert held(bag) == sent(raw)
+    assert held(bag) == sent(whole_episode(contract)[:-3])
     assert bag.damage == ""
 
 
 def test_a_goal_by_another_clock_does_not_move_the_end_of_an_episode_that_is_stopped(
     tmp_path: Path, contract: Contract
 ) -> None:
-    raw = whole_episode(contract)[:-3]
-    recorder = EpisodeRecorder(tmp_path, contract)
-    recorder.begin(0, START, {})
-    receive_all(recorder, raw)
-    topic, _, cdr = goal_message(contract, 1_795_000_000_000_000_000)
-    recorder.receive(topic, 1_795_000_000_000_000_000, END, cdr)
-    [finished] = recorder.close()
+    other_clock = 1_795_000_000_000_000_000
+    topic, _, cdr = goal_message(contract, other_clock)
+    finished = stopped_in_the_middle(tmp_path, contract, (topic, other_clock, cdr))
     assert finished.lost == {}
     assert read_bag(finished.path).outcome["end"] == str(END)
 
